@@ -1,0 +1,1 @@
+"""Layer tars: read, write, unpack, compress; streaming, by descriptor, bounded."""

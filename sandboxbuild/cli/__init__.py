@@ -1,0 +1,1 @@
+"""The command line. Imports nothing that its command does not need."""

@@ -1,0 +1,1 @@
+"""Events to text: terminal, plain, JSON lines."""

@@ -1,0 +1,1 @@
+"""One module for each instruction family: grammar, FLAGS table and lowering."""

@@ -1,0 +1,1 @@
+"""The builder inside the sandbox."""

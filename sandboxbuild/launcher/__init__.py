@@ -1,0 +1,1 @@
+"""The use case outside the sandbox: isolation, gateway, sandbox, verification."""

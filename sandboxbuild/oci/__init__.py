@@ -1,0 +1,1 @@
+"""The OCI image-spec as values: digests, references, descriptors, manifests, configs. No I/O."""

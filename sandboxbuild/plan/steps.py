@@ -1,0 +1,74 @@
+"""Step, Stage, BuildPlan: the graph that the executor carries out and `sandboxbuild plan` prints."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Union
+
+from sandboxbuild.errors import Span
+from sandboxbuild.oci.config import ImageConfig
+from sandboxbuild.plan.operations import Op
+
+
+class Scratch(NamedTuple):
+    """An empty filesystem."""
+
+
+class BaseImage(NamedTuple):
+    """FROM an image. `reference` as written after expansion; `platform` as os/arch[/variant], "" for the build's."""
+
+    reference: str
+    platform: str = ""
+
+
+class BaseStage(NamedTuple):
+    """FROM another stage, by index."""
+
+    stage: int
+
+
+Base = Union[Scratch, BaseImage, BaseStage]
+
+
+class Step(NamedTuple):
+    """One instruction after FROM, triggers of ONBUILD included.
+
+    `op` is None where only the config changes. `config_after` is the image config as it stands after the step. `created_by`
+    is its history line as BuildKit writes it; `text` is what users see (the instruction, on one line). `depends_on` are the
+    stages whose filesystem the op reads, beside its own. `has_history` is False for ARG, which BuildKit records too:
+    so always True today, and steps without a layer are the empty_layer ones.
+    """
+
+    text: str
+    span: Span
+    op: Op | None
+    config_after: ImageConfig
+    created_by: str
+    depends_on: tuple[int, ...] = ()
+
+
+class Stage(NamedTuple):
+    """One FROM. `index` counts all stages of the file from 0; `name` is lower case, "" for none."""
+
+    index: int
+    name: str
+    base: Base
+    platform: str
+    base_config: ImageConfig
+    steps: tuple[Step, ...]
+    span: Span
+    text: str
+
+    @property
+    def config(self) -> ImageConfig:
+        return self.steps[-1].config_after if self.steps else self.base_config
+
+
+class BuildPlan(NamedTuple):
+    """The needed stages in order of index, and the index of the one that is the result."""
+
+    stages: tuple[Stage, ...]
+    target: int
+    warnings: tuple[tuple[Span, str], ...] = ()
+
+    def stage(self, index: int) -> Stage:
+        return next(stage for stage in self.stages if stage.index == index)

@@ -1,0 +1,85 @@
+"""BuildRequest: all that the executor is told, once, at the start."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+PROTOCOL_VERSION: Final = 1
+
+# Where things are inside the sandbox, in every profile.
+STORE_PATH: Final = "/sandboxbuild/store"
+CONTEXTS_PATH: Final = "/sandboxbuild/contexts"  # the build context is contexts/default, a named one contexts/named/NAME
+UPLINK_PATH: Final = "/sandboxbuild/uplink/socket"  # the gateway's unix socket
+SCRATCH_PATH: Final = "/sandboxbuild/scratch"  # private, writable, gone with the build; same filesystem as the store
+
+
+class StepIsolation(NamedTuple):
+    """What a step is confined to; resolved by the launcher (policy.resolve), obeyed by the executor.
+
+    `seccomp_program` is compiled BPF (an array of struct sock_filter), b"" for none. `capabilities` are names without CAP_.
+    `network` is the network that a step with --network=default gets: "gateway", "none" or "host".
+    """
+
+    seccomp_program: bytes = b""
+    capabilities: tuple[str, ...] = (
+        "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETUID", "SETGID", "SETPCAP", "SETFCAP", "NET_BIND_SERVICE",
+        "SYS_CHROOT", "KILL",
+    )
+    network: str = "host"
+    allowed_ports: tuple[int, ...] = ()  # ports that the step's listeners serve when `network` is gateway
+    memory_bytes: int = 0
+    pids: int = 0
+    open_files: int = 0
+    cpu_seconds: int = 0
+    disk_bytes: int = 0  # written below the rootfs by one step
+    inodes: int = 0
+    output_bytes: int = 0
+    step_timeout_s: float = 0.0
+
+
+class Secret(NamedTuple):
+    """A secret that a RUN may name. The value is not here: the gateway hands it over when the step starts."""
+
+    secret_id: str
+
+
+class BuildRequest(NamedTuple):
+    """One build. Times in seconds or nanoseconds as named; all text is as the user gave it, checked by the launcher.
+
+    `dockerfile` is the text where the launcher read it (a file outside the context, or standard input); None means that
+    `dockerfile_path` is a path inside the context. `ignore_file` is likewise a `<Dockerfile>.dockerignore` that lies beside a
+    Dockerfile read by the launcher. `names` are the full references that the image gets in the store; `pushes` those of them
+    that are pushed. `ids` is "range" (65,536 ids mapped) or "single". `snapshotter` is "auto", "overlay" or "walk".
+    `compression` is gzip, zstd or uncompressed. `image_format` is oci or docker.
+    """
+
+    build_id: str
+    version: int = PROTOCOL_VERSION
+    dockerfile: bytes | None = None
+    dockerfile_path: str = "Dockerfile"
+    ignore_file: bytes | None = None
+    context: str = "local"  # "local": mounted; else a URL that the executor fetches through the gateway; "none"
+    named_contexts: tuple[tuple[str, str], ...] = ()  # name -> "local", docker-image://..., oci-layout://... or a URL
+    target: str = ""
+    build_args: tuple[tuple[str, str], ...] = ()
+    labels: tuple[tuple[str, str], ...] = ()
+    annotations: tuple[tuple[str, str], ...] = ()
+    platforms: tuple[str, ...] = ()
+    build_platform: str = "linux/amd64"
+    no_cache: bool = False
+    pull: bool = False
+    names: tuple[str, ...] = ()
+    pushes: tuple[str, ...] = ()
+    secrets: tuple[Secret, ...] = ()
+    ssh: tuple[str, ...] = ()
+    add_hosts: tuple[tuple[str, str], ...] = ()
+    shm_size_bytes: int = 64 * 1024 * 1024
+    ulimits: tuple[tuple[str, int, int], ...] = ()
+    source_date_epoch: int | None = None
+    compression: str = "gzip"
+    image_format: str = "oci"
+    snapshotter: str = "auto"
+    ids: str = "range"
+    jobs: int = 2
+    timeout_s: float = 0.0
+    isolation: StepIsolation = StepIsolation()

@@ -1,0 +1,67 @@
+"""What hosts the executor: Runtime, SandboxSpec, Sandbox; a driver is one module."""
+
+from __future__ import annotations
+
+from typing import IO, NamedTuple, Protocol
+
+
+class IdRange(NamedTuple):
+    """Inside ids `inside`..`inside`+`count`-1 are outside ids from `outside`."""
+
+    inside: int
+    outside: int
+    count: int
+
+
+class SandboxMount(NamedTuple):
+    """A bind mount. `idmapped` asks that owners appear as the sandbox's own (mount_setattr(2), MOUNT_ATTR_IDMAP)."""
+
+    source: str
+    target: str
+    writable: bool = False
+    idmapped: bool = False
+
+
+class SandboxSpec(NamedTuple):
+    """All that a driver needs. The sandbox's root is an empty read-only tmpfs with `mounts` on it, /proc, /dev and /tmp.
+
+    `argv[0]` is a path inside. `environment` is complete: nothing is inherited. `network` is "none" (loopback only) or "host".
+    `identity` is the inside uid and gid that the executor runs as, with all capabilities of its own user namespace.
+    """
+
+    build_id: str
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    mounts: tuple[SandboxMount, ...]
+    uid_ranges: tuple[IdRange, ...]
+    gid_ranges: tuple[IdRange, ...]
+    identity: int
+    network: str
+    scratch: str
+
+
+class Sandbox(Protocol):
+    """A started sandbox. Frames go in by `stdin` and come out by `stdout`; `stderr` is the executor's log, for developers.
+
+    Closing `stdin` tells the executor to stop. `kill` ends every process of the sandbox at once and is idempotent.
+    """
+
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
+    pid: int
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        """The executor's exit status, 128 + n for signal n. Raises TimeoutError."""
+
+    def kill(self) -> None: ...
+
+    def close(self) -> None:
+        """Kill what is left, reap, unmount, remove. Idempotent; never raises for what is gone already."""
+
+
+class Runtime(Protocol):
+    name: str
+
+    def launch(self, spec: SandboxSpec) -> Sandbox:
+        """Start the executor. Raises IsolationError that says what is missing."""

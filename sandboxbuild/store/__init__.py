@@ -1,0 +1,1 @@
+"""The content-addressed store: blobs, unpacked layers, step cache, images, pruning."""

@@ -1,19 +1,19 @@
 """The exception tree. Each class has an exit code; the message says what happened to which thing, the hint what to do next.
 
-    SandboxbuildError                    100  a bug of ours, unless a subclass says better
-    ├── UsageError                         2  the command line
-    ├── InputError                         3  a bad Dockerfile or context
-    │   ├── DockerfileError                   with a Span, shown with a caret
-    │   └── ContextError
-    ├── PolicyError                        4  a policy refuses it, or the runtime can't enforce it
-    ├── RegistryError                      5  registry or network
-    │   └── IntegrityError                    bytes are not what their digest says
-    ├── IsolationError                     6  the isolation can't be had on this host
-    ├── StepFailed                         1  a RUN ended with a status other than 0
-    ├── LimitExceeded                    102  disk, memory, output, size, entries
-    │   └── BuildTimeout                 124
-    ├── Interrupted                      130  or 143, by the signal
-    └── ProtocolError                    100  launcher and executor don't understand each other
+SandboxbuildError                    100  a bug of ours, unless a subclass says better
+├── UsageError                         2  the command line
+├── InputError                         3  a bad Dockerfile or context
+│   ├── DockerfileError                   with a Span, shown with a caret
+│   └── ContextError
+├── PolicyError                        4  a policy refuses it, or the runtime can't enforce it
+├── RegistryError                      5  registry or network
+│   └── IntegrityError                    bytes are not what their digest says
+├── IsolationError                     6  the isolation can't be had on this host
+├── StepFailed                         1  a RUN ended with a status other than 0
+├── LimitExceeded                    102  disk, memory, output, size, entries
+│   └── BuildTimeout                 124
+├── Interrupted                      130  or 143, by the signal
+└── ProtocolError                    100  launcher and executor don't understand each other
 """
 
 from __future__ import annotations

@@ -47,9 +47,9 @@ class Step(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """One FROM. `index` counts all stages of the file from 0; `name` is lower case, "" for none."""
+    """One FROM. `number` counts all stages of the file from 0; `name` is lower case, "" for none."""
 
-    index: int
+    number: int
     name: str
     base: Base
     platform: str
@@ -64,11 +64,11 @@ class Stage(NamedTuple):
 
 
 class BuildPlan(NamedTuple):
-    """The needed stages in order of index, and the index of the one that is the result."""
+    """The needed stages in order, and the number of the one that is the result."""
 
     stages: tuple[Stage, ...]
     target: int
     warnings: tuple[tuple[Span, str], ...] = ()
 
-    def stage(self, index: int) -> Stage:
-        return next(stage for stage in self.stages if stage.index == index)
+    def stage(self, number: int) -> Stage:
+        return next(stage for stage in self.stages if stage.number == number)

@@ -18,12 +18,12 @@ class PlanReady(NamedTuple):
 
 
 class VertexStarted(NamedTuple):
-    """Something with a name and a duration begins: `id` is unique in the build (small integers from 1).
+    """Something with a name and a duration begins: `vertex` is unique in the build (small integers from 1).
 
     `kind` is internal, base, step, layer, export or push. `number` of `total` is the step's place in its stage (0: none).
     """
 
-    id: int
+    vertex: int
     kind: str
     name: str
     stage: str
@@ -35,7 +35,7 @@ class VertexStarted(NamedTuple):
 class VertexCompleted(NamedTuple):
     """`error` is "" on success."""
 
-    id: int
+    vertex: int
     cached: bool
     error: str
     time_ns: int
@@ -44,7 +44,7 @@ class VertexCompleted(NamedTuple):
 class LogOutput(NamedTuple):
     """Bytes that a step wrote. `stream` is 1 (standard output) or 2. At most 64 KiB each."""
 
-    id: int
+    vertex: int
     stream: int
     data: bytes
     time_ns: int
@@ -53,7 +53,7 @@ class LogOutput(NamedTuple):
 class TransferProgress(NamedTuple):
     """`item` (a short digest) has moved `current_bytes` of `total_bytes` (0: unknown). `action`: pull, push, unpack, compress."""
 
-    id: int
+    vertex: int
     item: str
     action: str
     current_bytes: int
@@ -85,7 +85,7 @@ class PushCompleted(NamedTuple):
 class StepTimed(NamedTuple):
     """What a step cost; `status` is its exit status."""
 
-    id: int
+    vertex: int
     name: str
     cached: bool
     status: int
@@ -120,6 +120,15 @@ class BuildSucceeded(NamedTuple):
 
 
 Event = Union[
-    PlanReady, VertexStarted, VertexCompleted, LogOutput, TransferProgress, WarningRaised, BaseResolved, PushCompleted,
-    StepTimed, BuildFailed, BuildSucceeded,
+    PlanReady,
+    VertexStarted,
+    VertexCompleted,
+    LogOutput,
+    TransferProgress,
+    WarningRaised,
+    BaseResolved,
+    PushCompleted,
+    StepTimed,
+    BuildFailed,
+    BuildSucceeded,
 ]

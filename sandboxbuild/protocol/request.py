@@ -22,8 +22,17 @@ class StepIsolation(NamedTuple):
 
     seccomp_program: bytes = b""
     capabilities: tuple[str, ...] = (
-        "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETUID", "SETGID", "SETPCAP", "SETFCAP", "NET_BIND_SERVICE",
-        "SYS_CHROOT", "KILL",
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FOWNER",
+        "FSETID",
+        "SETUID",
+        "SETGID",
+        "SETPCAP",
+        "SETFCAP",
+        "NET_BIND_SERVICE",
+        "SYS_CHROOT",
+        "KILL",
     )
     network: str = "host"
     allowed_ports: tuple[int, ...] = ()  # ports that the step's listeners serve when `network` is gateway

@@ -6,11 +6,11 @@ from typing import IO, NamedTuple, Protocol
 
 
 class IdRange(NamedTuple):
-    """Inside ids `inside`..`inside`+`count`-1 are outside ids from `outside`."""
+    """Inside ids `inside`..`inside`+`length`-1 are outside ids from `outside`."""
 
     inside: int
     outside: int
-    count: int
+    length: int
 
 
 class SandboxMount(NamedTuple):

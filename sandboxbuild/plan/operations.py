@@ -1,4 +1,4 @@
-"""The operations a step can have. Closed: RunOp, CopyOp, WorkdirOp. All values are expanded; nothing here is looked up later."""
+"""The operations a step can have: RunOp, CopyOp, WorkdirOp, a closed set. All values are expanded; nothing is looked up later."""
 
 from __future__ import annotations
 

@@ -51,7 +51,10 @@ class LogOutput(NamedTuple):
 
 
 class TransferProgress(NamedTuple):
-    """`item` (a short digest) has moved `current_bytes` of `total_bytes` (0: unknown). `action`: pull, push, unpack, compress."""
+    """`item` (a short digest) has moved `current_bytes` of `total_bytes` (0: unknown).
+
+    `action` is pull, push, unpack or compress.
+    """
 
     vertex: int
     item: str

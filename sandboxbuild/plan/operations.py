@@ -1,4 +1,4 @@
-"""The operations a step can have: RunOp, CopyOp, WorkdirOp, a closed set. All values are expanded; nothing is looked up later."""
+"""The operations that a step can have, a closed set: RunOp, CopyOp, WorkdirOp. All is expanded; nothing is looked up later."""
 
 from __future__ import annotations
 

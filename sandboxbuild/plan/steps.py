@@ -34,8 +34,8 @@ class Step(NamedTuple):
 
     `op` is None where only the config changes. `config_after` is the image config as it stands after the step. `created_by`
     is its history line as BuildKit writes it; `text` is what users see (the instruction, on one line). `depends_on` are the
-    stages whose filesystem the op reads, beside its own. `has_history` is False for ARG, which BuildKit records too:
-    so always True today, and steps without a layer are the empty_layer ones.
+    stages whose filesystem the op reads, beside its own. Each step has one history entry; those without an op are the
+    empty_layer ones.
     """
 
     text: str

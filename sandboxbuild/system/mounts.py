@@ -183,7 +183,8 @@ def mount_overlay(target: str, lowers_top_first: Sequence[str], upper: str | Non
         os.close(mount_fd)
 
 
-_OVERLAY_OPTIONS: Final = (("redirect_dir", "off"), ("metacopy", "off"), ("index", "off"), ("xino", "off"))
+# With userxattr "nofollow" is the only redirect_dir that isn't EINVAL (fs/overlayfs/params.c); like "off" it makes none.
+_OVERLAY_OPTIONS: Final = (("redirect_dir", "nofollow"), ("metacopy", "off"), ("index", "off"))
 
 
 def _new_overlay(lowers: Sequence[str], upper: str | None, work: str | None) -> int:

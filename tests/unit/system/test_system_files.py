@@ -1,0 +1,194 @@
+"""Resolution below a descriptor: openat2 and the walk that stands in for it give the same answers."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sandboxbuild.system import files, walk
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Iterator[int]:
+    inner = tmp_path / "root"
+    (inner / "etc").mkdir(parents=True)
+    (inner / "a" / "b").mkdir(parents=True)
+    (inner / "etc" / "passwd").write_text("inside")
+    (tmp_path / "secret").write_text("outside")
+    os.symlink("/etc/passwd", inner / "absolute")
+    os.symlink("../../../../secret", inner / "climbing")
+    os.symlink("../../etc", inner / "a" / "up")
+    os.symlink("/a/b/new", inner / "dangling")
+    os.symlink("loop", inner / "loop")
+    os.symlink("/a/", inner / "slashed")
+    os.symlink(str(tmp_path), inner / "host")
+    fd = os.open(inner, os.O_PATH | os.O_DIRECTORY)
+    yield fd
+    os.close(fd)
+
+
+def _outcome(opener: object, *args: object, **kwargs: object) -> object:
+    try:
+        fd = opener(*args, **kwargs)  # type: ignore[operator]
+    except OSError as error:
+        return error.errno
+    try:
+        status = os.fstat(fd)
+        return status.st_dev, status.st_ino
+    finally:
+        os.close(fd)
+
+
+PARTS = st.sampled_from(
+    [
+        "",
+        ".",
+        "..",
+        "a",
+        "b",
+        "up",
+        "etc",
+        "passwd",
+        "absolute",
+        "climbing",
+        "dangling",
+        "loop",
+        "slashed",
+        "host",
+        "no",
+        "secret",
+    ]
+)
+PATHS = st.lists(PARTS, min_size=1, max_size=6).map("/".join)
+
+
+@given(path=PATHS, flags=st.sampled_from([os.O_PATH, os.O_RDONLY, os.O_PATH | os.O_NOFOLLOW, os.O_RDONLY | os.O_DIRECTORY]))
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_walking_finds_what_the_kernel_finds(root: int, path: str, flags: int) -> None:
+    expected = _outcome(files.open_in_root, root, path, flags)
+    assert _outcome(walk.open_walking, root, os.fsencode(path), flags, 0, in_root=True) == expected
+
+
+@given(path=PATHS)
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_walking_beneath_refuses_what_the_kernel_refuses(root: int, path: str) -> None:
+    expected = _outcome(files.open_beneath, root, path, os.O_PATH)
+    found = _outcome(walk.open_walking, root, os.fsencode(path), os.O_PATH, 0, in_root=False)
+    # Which of two errors comes first may differ; that there is one may not.
+    assert found == expected or (isinstance(found, int) and isinstance(expected, int))
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 100)
+    finally:
+        os.close(fd)
+
+
+def test_an_absolute_link_stays_in_the_root(root: int) -> None:
+    assert _read(files.open_in_root(root, "absolute", os.O_RDONLY)) == b"inside"
+
+
+@pytest.mark.parametrize("path", ["climbing", "host/secret", "../secret", "/../secret", "a/../../secret"])
+def test_nothing_outside_the_root_is_found(root: int, path: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.open_in_root(root, path, os.O_RDONLY)
+
+
+def test_a_dangling_link_creates_its_target_inside(root: int, tmp_path: Path) -> None:
+    for opener in (files.open_in_root, lambda *a: walk.open_walking(*a, in_root=True)):
+        os.close(opener(root, b"dangling", os.O_CREAT | os.O_WRONLY, 0o640))
+        made = tmp_path / "root/a/b/new"
+        assert made.stat().st_size == 0
+        made.unlink()
+
+
+@pytest.mark.parametrize("path", ["absolute", "a/up/passwd", "slashed/b"])
+def test_beneath_refuses_links(root: int, path: str) -> None:
+    with pytest.raises(OSError) as caught:
+        files.open_beneath(root, path, os.O_RDONLY)
+    assert caught.value.errno == errno.ELOOP
+
+
+def test_removal_stays_on_this_side_of_a_link(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    (canary / "file").write_text("kept")
+    tree = tmp_path / "tree"
+    (tree / "x" / "y").mkdir(parents=True)
+    os.symlink(canary, tree / "x" / "link")
+    os.chmod(tree / "x", 0)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    files.remove_tree(fd, "tree")
+    files.remove_tree(fd, "tree")
+    os.close(fd)
+    assert not tree.exists()
+    assert (canary / "file").read_text() == "kept"
+
+
+def test_removal_bears_a_deep_tree(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    current = os.dup(fd)
+    for _ in range(300):
+        os.mkdir("d" * 200, dir_fd=current)
+        following = os.open("d" * 200, os.O_RDONLY, dir_fd=current)
+        os.close(current)
+        current = following
+    os.close(current)
+    files.remove_tree(fd, "d" * 200)
+    assert os.listdir(fd) == []
+    os.close(fd)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b"])
+def test_removal_takes_one_name(name: str) -> None:
+    with pytest.raises(ValueError):
+        files.remove_tree(0, name)
+
+
+def test_directories_are_made_beneath(root: int, tmp_path: Path) -> None:
+    os.close(files.make_directories(root, "/x/y//z/", 0o700))
+    assert (tmp_path / "root/x/y/z").is_dir()
+    with pytest.raises(OSError):
+        files.make_directories(root, "host/made")
+    with pytest.raises(OSError):
+        files.make_directories(root, "../made")
+    assert not (tmp_path / "made").exists()
+
+
+def test_copy_falls_back_where_the_kernel_cannot(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"x" * 100_000)
+    read_end, write_end = os.pipe()
+    with source.open("rb") as src:
+        assert files.copy_range(src.fileno(), write_end, 30_000) == 30_000
+    os.close(write_end)
+    assert len(files.read_limited(read_end, 30_000)) == 30_000
+    os.close(read_end)
+
+
+def test_reading_past_the_limit_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "big"
+    path.write_bytes(b"x" * 11)
+    with path.open("rb") as source, pytest.raises(OSError) as caught:
+        files.read_limited(source.fileno(), 10)
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_written_file_has_its_mode_whatever_the_umask(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    old = os.umask(0o077)
+    try:
+        files.write_file(fd, "f", b"data", 0o664)
+    finally:
+        os.umask(old)
+    with pytest.raises(FileExistsError):
+        files.write_file(fd, "f", b"", 0o600)
+    os.close(fd)
+    assert (tmp_path / "f").stat().st_mode & 0o7777 == 0o664

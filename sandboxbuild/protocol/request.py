@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from sandboxbuild.policy.isolation import StepIsolation
+
+__all__ = ["BuildRequest", "Secret", "StepIsolation"]
+
 PROTOCOL_VERSION: Final = 1
 
 # Where things are inside the sandbox, in every profile.
@@ -11,39 +15,6 @@ STORE_PATH: Final = "/sandboxbuild/store"
 CONTEXTS_PATH: Final = "/sandboxbuild/contexts"  # the build context is contexts/default, a named one contexts/named/NAME
 UPLINK_PATH: Final = "/sandboxbuild/uplink/socket"  # the gateway's unix socket
 SCRATCH_PATH: Final = "/sandboxbuild/scratch"  # private, writable, gone with the build; same filesystem as the store
-
-
-class StepIsolation(NamedTuple):
-    """What a step is confined to; resolved by the launcher (policy.resolve), obeyed by the executor.
-
-    `seccomp_program` is compiled BPF (an array of struct sock_filter), b"" for none. `capabilities` are names without CAP_.
-    `network` is the network that a step with --network=default gets: "gateway", "none" or "host".
-    """
-
-    seccomp_program: bytes = b""
-    capabilities: tuple[str, ...] = (
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "FOWNER",
-        "FSETID",
-        "SETUID",
-        "SETGID",
-        "SETPCAP",
-        "SETFCAP",
-        "NET_BIND_SERVICE",
-        "SYS_CHROOT",
-        "KILL",
-    )
-    network: str = "host"
-    allowed_ports: tuple[int, ...] = ()  # ports that the step's listeners serve when `network` is gateway
-    memory_bytes: int = 0
-    pids: int = 0
-    open_files: int = 0
-    cpu_seconds: int = 0
-    disk_bytes: int = 0  # written below the rootfs by one step
-    inodes: int = 0
-    output_bytes: int = 0
-    step_timeout_s: float = 0.0
 
 
 class Secret(NamedTuple):

@@ -1,0 +1,248 @@
+"""What goes wrong gives one clear message and its exit code, leaves nothing behind, and the next build works."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.builder import Builder, run_tool, wait_until
+
+BUSYBOX = Path("/usr/bin/busybox") if Path("/usr/bin/busybox").exists() else Path("/bin/busybox")
+
+HEAD = """FROM scratch
+COPY busybox /bin/busybox
+RUN ["/bin/busybox", "--install", "-s", "/bin"]
+ENV PATH=/bin
+"""
+
+
+@pytest.fixture
+def context(builder: Builder) -> Path:
+    """A context in which `HEAD` builds."""
+    return builder.context({"busybox": BUSYBOX.read_bytes(), "Dockerfile": HEAD + "RUN echo fine > /fine\n"})
+
+
+def dockerfile(context: Path, text: str) -> Path:
+    (context / "Dockerfile").write_text(text)
+    return context
+
+
+@pytest.fixture
+def works_afterwards(builder: Builder, context: Path) -> Iterator[None]:
+    """Whatever the test did, a plain build with the same store works after it."""
+    yield
+    builder.run("-o", f"type=oci,dest={builder.folder / 'after'}", dockerfile(context, HEAD + "RUN echo fine > /fine\n"))
+    run_tool("skopeo", "inspect", f"oci:{builder.folder / 'after'}")
+
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("works_afterwards")]
+
+
+def test_an_unknown_instruction_is_shown_with_its_line_and_a_caret(builder: Builder, context: Path) -> None:
+    done = builder.fail(3, dockerfile(context, HEAD + "RUM echo hello\n"))
+    assert "Dockerfile:5" in done.log
+    assert ">>> RUM echo hello" in done.log or "RUM echo hello" in done.log
+    assert "^" in done.log
+
+
+def test_a_missing_file_in_copy_is_named(builder: Builder, context: Path) -> None:
+    done = builder.fail(3, dockerfile(context, HEAD + "COPY nothing /x\n"))
+    assert "nothing" in done.last_error
+
+
+def test_a_failing_run_gives_its_status_and_its_last_lines(builder: Builder, context: Path) -> None:
+    metadata = builder.folder / "metadata.json"
+    done = builder.fail(1, "--metadata-file", metadata, dockerfile(context, HEAD + "RUN echo about to fail; exit 7\n"))
+    assert "exit code: 7" in done.last_error
+    assert "about to fail" in done.log
+    assert "RUN echo about to fail" in done.log
+    assert json.loads(metadata.read_text())["sandboxbuild.error"]["status"] == 7
+
+
+def test_a_run_that_a_signal_ends_has_128_and_its_number(builder: Builder, context: Path) -> None:
+    done = builder.fail(1, dockerfile(context, HEAD + "RUN kill -9 $$\n"))
+    assert "137" in done.last_error
+
+
+def test_a_command_that_is_not_there_is_127(builder: Builder, context: Path) -> None:
+    done = builder.fail(1, dockerfile(context, HEAD + 'RUN ["/no/such/program"]\n'))
+    assert "127" in done.last_error
+
+
+def test_a_context_that_is_not_there_is_named(builder: Builder) -> None:
+    done = builder.fail(3, builder.folder / "absent")
+    assert "absent" in done.last_error
+
+
+def test_a_dockerfile_that_is_not_there_is_named(builder: Builder, context: Path) -> None:
+    done = builder.fail(3, "-f", "Nofile", context)
+    assert "Nofile" in done.last_error
+
+
+def test_an_unknown_flag_is_a_usage_error(builder: Builder, context: Path) -> None:
+    done = builder("run", "--tagg", "x", context)
+    assert done.status == 2
+    assert "--tag" in done.log
+
+
+def test_a_full_disk_is_a_limit(builder: Builder, context: Path) -> None:
+    small = builder.folder / "small"
+    small.mkdir()
+    run_tool("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", small)
+    try:
+        narrow = Builder(builder.folder, small / "store")
+        done = narrow.fail(102, dockerfile(context, HEAD + "RUN dd if=/dev/zero of=/big bs=1M count=200\n"))
+        assert "space" in done.last_error or "full" in done.last_error
+        narrow.run(dockerfile(context, HEAD + "RUN echo small > /small\n"))
+    finally:
+        run_tool("umount", "-l", small)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_during_a_run_ends_everything(builder: Builder, context: Path, number: int, status: int) -> None:
+    dockerfile(context, HEAD + "RUN echo started; sleep 100\n")
+    with builder.popen("run", "--progress", "plain", context) as process:
+        wait_until(lambda: any("sleep 100" in line for line in _all_commands()), what="the step")
+        started = time.monotonic()
+        process.send_signal(number)
+        _, log = process.communicate(timeout=20)
+    assert process.returncode == status, log
+    assert time.monotonic() - started < 10
+    builder.check_nothing_is_left()
+    assert not any("sleep 100" in line for line in _all_commands())
+
+
+def _all_commands() -> list[str]:
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                found.append(Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
+            except OSError:
+                continue
+    return [line for line in found if line.startswith("sleep ")]
+
+
+def test_a_build_that_takes_too_long_is_a_timeout(builder: Builder, context: Path) -> None:
+    started = time.monotonic()
+    builder.fail(124, "--timeout", "3s", dockerfile(context, HEAD + "RUN sleep 100\n"))
+    assert time.monotonic() - started < 20
+
+
+def test_output_cannot_move_the_cursor_or_fake_a_line(builder: Builder, context: Path) -> None:
+    text = HEAD + "RUN printf 'a\\033[2Jb\\rERROR: fake\\n#1 DONE\\n'; false\n"
+    done = builder("run", "--progress", "plain", dockerfile(context, text))
+    assert done.status == 1
+    assert "\033" not in done.log
+    assert "\r" not in done.log
+    assert len([line for line in done.log.splitlines() if line.startswith("ERROR")]) == 1
+
+
+def layered_image(folder: Path, entries: list[tuple[str, bytes, str]]) -> Path:
+    """An OCI layout whose one layer has `entries`: (name, tar type, link target), written by tarfile without any check."""
+    import hashlib
+
+    blobs = folder / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def put(data: bytes, kind: str) -> dict[str, object]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": f"sha256:{digest}", "size": len(data)}
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, kind, target in entries:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.mode = kind, target, 0o755
+            member.devmajor, member.devminor = 1, 1
+            content = b"evil\n" if kind == tarfile.REGTYPE else b""
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    layer = put(buffer.getvalue(), "layer.v1.tar")
+    config = {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]}}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": put(json.dumps(config).encode(), "config.v1+json"),
+        "layers": [layer],
+    }
+    described = put(json.dumps(manifest).encode(), "manifest.v1+json")
+    described["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
+    (folder / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
+    return folder
+
+
+MALICIOUS = {
+    "dot-dot": [("../../../../../../../../{canary}/escaped", tarfile.REGTYPE, "")],
+    "link-then-write": [("door", tarfile.SYMTYPE, "{canary}"), ("door/escaped", tarfile.REGTYPE, "")],
+    "link-then-link": [("a", tarfile.SYMTYPE, "../../../../../../.."), ("a{canary}/escaped", tarfile.REGTYPE, "")],
+    "hard-link-outside": [("stolen", tarfile.LNKTYPE, "../../../../../../../..{canary}/secret")],
+    "hard-link-absolute": [("stolen", tarfile.LNKTYPE, "{canary}/secret")],
+    "root-is-a-link": [(".", tarfile.SYMTYPE, "{canary}"), ("escaped", tarfile.REGTYPE, "")],
+}
+
+
+@pytest.mark.parametrize("name", MALICIOUS)
+def test_a_malicious_layer_writes_and_reads_nothing_outside(
+    builder: Builder, context: Path, registry: str, tmp_path: Path, name: str
+) -> None:
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    canary.chmod(0o777)
+    (canary / "secret").write_text("canary-secret")
+    entries = [(path.format(canary=canary), kind, target.format(canary=canary)) for path, kind, target in MALICIOUS[name]]
+    layout = layered_image(tmp_path / "evil", entries)
+    run_tool("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:latest", f"docker://{registry}/evil/{name}:1")
+    text = f'FROM {registry}/evil/{name}:1\nCOPY busybox /bb\nRUN ["/bb", "find", "/", "-xdev"]\n'
+    done = builder("run", "--progress", "plain", "-o", f"type=oci,dest={tmp_path / 'out'}", dockerfile(context, text))
+    assert done.status in (0, 5), done.log
+    assert "Traceback" not in done.log
+    assert sorted(path.name for path in canary.iterdir()) == ["secret"]
+    if done.status == 0:
+        assert not any("canary-secret" in text for text in layer_texts(tmp_path / "out"))
+
+
+def layer_texts(layout: Path) -> Iterator[str]:
+    """All that lies in the files of an image's layers."""
+    for blob in (layout / "blobs" / "sha256").iterdir():
+        done = subprocess.run(["tar", "-xOf", str(blob)], capture_output=True, check=False)
+        yield done.stdout.decode("utf-8", "replace")
+
+
+def test_device_nodes_in_a_base_open_nothing(builder: Builder, context: Path, registry: str, tmp_path: Path) -> None:
+    layout = layered_image(tmp_path / "nodes", [("disk", tarfile.BLKTYPE, ""), ("memory", tarfile.CHRTYPE, "")])
+    run_tool("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:latest", f"docker://{registry}/evil/nodes:1")
+    text = f'FROM {registry}/evil/nodes:1\nCOPY busybox /bb\nRUN ["/bb", "dd", "if=/memory", "bs=16", "count=1"]\n'
+    done = builder("run", "--progress", "plain", dockerfile(context, text))
+    assert done.status in (0, 1)
+    for path in Path(builder.store).rglob("*"):
+        assert not path.is_block_device(), path
+        if path.is_char_device():
+            assert os.lstat(path).st_rdev == 0, path
+
+
+@pytest.mark.timeout(240)
+def test_four_builds_at_once_on_one_store_all_work(builder: Builder, context: Path) -> None:
+    def start(number: int) -> subprocess.Popen[bytes]:
+        variant = builder.context(
+            {"busybox": BUSYBOX.read_bytes(), "Dockerfile": HEAD + f"RUN sleep 0.2; echo {number // 2} > /n\n"},
+            f"context-{number}",
+        )
+        return builder.popen("run", "--progress", "plain", "-o", f"type=oci,dest={builder.folder / f'out-{number}'}", variant)
+
+    processes = [start(number) for number in range(4)]
+    for number, process in enumerate(processes):
+        _, log = process.communicate(timeout=200)
+        assert process.returncode == 0, log.decode()
+        run_tool("skopeo", "inspect", f"oci:{builder.folder / f'out-{number}'}")

@@ -1,0 +1,129 @@
+"""Three real builds as users have them: apt, C in two stages, Python; pushed, read by skopeo, run by runc."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.builder import Builder, run_tool
+from tests.support.images import debian_layout, debian_mirror
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
+
+APT = """
+FROM {base}
+RUN apt-get update && apt-get install -y --no-install-recommends curl && rm -rf /var/lib/apt/lists/*
+CMD ["curl", "--version"]
+"""
+
+C_PROGRAM = """
+FROM {base} AS compiler
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
+COPY hello.c /src/hello.c
+RUN gcc -O2 -static -o /hello /src/hello.c
+
+FROM {base}
+COPY --from=compiler /hello /usr/local/bin/hello
+ENTRYPOINT ["hello"]
+"""
+
+PYTHON = """
+FROM {base}
+RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv
+WORKDIR /app
+COPY certificates.crt /usr/local/share/ca-certificates/test.crt
+COPY requirements.txt .
+ENV PIP_CERT=/usr/local/share/ca-certificates/test.crt PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python3 -m venv /venv && /venv/bin/pip install --no-cache-dir -r requirements.txt
+COPY app.py .
+RUN useradd --create-home app
+USER app
+CMD ["/venv/bin/python", "app.py"]
+"""
+
+
+def policy_for(names: list[str]) -> str:
+    """A policy that allows what the default does, and the ranges in which this machine's own mirrors may lie."""
+    addresses = {str(item[4][0]) for name in names for item in socket.getaddrinfo(name, 443, type=socket.SOCK_STREAM)}
+    special = sorted(address for address in addresses if not ipaddress.ip_address(address).is_global)
+    ranges = ", ".join(f'"{address}/{ipaddress.ip_address(address).max_prefixlen}"' for address in special)
+    return f'[network]\nranges = [{ranges}]\n[network.run]\nallow = ["*:80", "*:443"]\n'
+
+
+@pytest.fixture(scope="module")
+def mirrors() -> list[str]:
+    """The hosts that apt and pip of this machine use."""
+    index = subprocess.run(
+        ["/usr/bin/python3", "-c", "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    index = os.environ.get("PIP_INDEX_URL") or index
+    hosts = [urlsplit(address).hostname for address in (debian_mirror(), index) if address]
+    return [host for host in hosts if host]
+
+
+@pytest.fixture
+def pushing(builder: Builder, registry: str, mirrors: list[str]) -> Iterator[Builder]:
+    """A builder with a registry that holds `debian`, and a policy with which the mirrors can be reached."""
+    run_tool("skopeo", "copy", "--dest-tls-verify=false", f"oci:{debian_layout()}:latest", f"docker://{registry}/debian:12")
+    (builder.folder / "policy.toml").write_text(policy_for(mirrors))
+    yield builder
+
+
+def build_push_run(builder: Builder, registry: str, dockerfile: str, files: dict[str, str | bytes], name: str) -> str:
+    """Build and push, let skopeo pull it back, and run it with runc; gives what the program prints."""
+    text = dockerfile.format(base=f"{registry}/debian:12")
+    context = builder.context({"Dockerfile": text, **files}, name)
+    reference = f"{registry}/team/{name}:1.0"
+    builder.run("-t", reference, "--push", "--policy-file", builder.folder / "policy.toml", context)
+    described = json.loads(run_tool("skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"))
+    assert described["Architecture"] == "amd64"
+    layout = builder.folder / f"{name}-pulled"
+    run_tool("skopeo", "copy", "--src-tls-verify=false", f"docker://{reference}", f"oci:{layout}:latest")
+    return run_in_runc(layout, builder.folder / f"{name}-bundle")
+
+
+def run_in_runc(layout: Path, bundle: Path) -> str:
+    """Unpack with umoci and run the image's own command with runc."""
+    run_tool("umoci", "unpack", "--image", f"{layout}:latest", bundle)
+    spec_file = bundle / "config.json"
+    spec = json.loads(spec_file.read_text())
+    spec["process"]["terminal"] = False
+    spec["linux"].pop("resources", None)
+    spec["linux"]["namespaces"] = [item for item in spec["linux"]["namespaces"] if item["type"] != "cgroup"]
+    spec["mounts"] = [mount for mount in spec["mounts"] if mount["type"] != "cgroup"]
+    spec_file.write_text(json.dumps(spec))
+    name = f"sandboxbuild-test-{os.getpid()}-{bundle.name}"
+    try:
+        return run_tool("runc", "run", "--bundle", bundle, name)
+    finally:
+        shutil.rmtree(bundle, ignore_errors=True)
+
+
+def test_apt_installs_a_package(pushing: Builder, registry: str) -> None:
+    assert "libcurl" in build_push_run(pushing, registry, APT, {}, "apt")
+
+
+def test_a_c_program_is_compiled_in_one_stage_and_copied_to_another(pushing: Builder, registry: str) -> None:
+    source = '#include <stdio.h>\nint main(void) { puts("hello from C"); return 0; }\n'
+    assert build_push_run(pushing, registry, C_PROGRAM, {"hello.c": source}, "c").strip() == "hello from C"
+
+
+def test_a_python_application_gets_its_requirements(pushing: Builder, registry: str) -> None:
+    files: dict[str, str | bytes] = {
+        "requirements.txt": "six==1.16.0\n",
+        "app.py": "import six, os\nprint('six', six.__version__, os.getuid())\n",
+        "certificates.crt": Path("/etc/ssl/certs/ca-certificates.crt").read_bytes(),
+    }
+    assert build_push_run(pushing, registry, PYTHON, files, "python").strip() == "six 1.16.0 1000"

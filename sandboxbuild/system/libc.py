@@ -160,6 +160,12 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 
     return result
 
 
+def prctl_text(option: int, text: bytes) -> None:
+    """prctl(2) with a string as its argument."""
+    if _lib.prctl(ctypes.c_int(option), ctypes.c_char_p(text), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
+        raise _error()
+
+
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """capset(2), version 3: the calling thread's sets as bit masks."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)

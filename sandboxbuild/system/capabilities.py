@@ -1,0 +1,112 @@
+"""Capabilities of the calling process: names, masks, and setting all five sets rather than keeping them (capabilities(7))."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable
+from typing import Final
+
+from sandboxbuild.system import libc
+
+# Bit numbers are positions: include/uapi/linux/capability.h.
+NAMES: Final = (
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+)
+SYS_ADMIN: Final = 1 << NAMES.index("SYS_ADMIN")
+
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT = 23, 24, 8, 47
+_AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
+
+
+def mask(names: Iterable[str]) -> int:
+    """Capabilities without CAP_ as a bit mask. Raises ValueError for a name that isn't one."""
+    result = 0
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(f"no capability is called {name!r}")
+        result |= 1 << NAMES.index(name)
+    return result
+
+
+def last_of_kernel() -> int:
+    """The highest capability that this kernel knows."""
+    number = len(NAMES) - 1
+    while _in_bounding_set(number + 1) is not None:
+        number += 1
+    while number and _in_bounding_set(number) is None:
+        number -= 1
+    return number
+
+
+def _in_bounding_set(number: int) -> bool | None:
+    try:
+        return libc.prctl(_PR_CAPBSET_READ, number) == 1
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
+
+
+def limit_bounding_set(allowed: int) -> None:
+    """Drop from the bounding set all that is not in `allowed`, unknown newer ones too. Needs SETPCAP."""
+    for number in range(last_of_kernel() + 1):
+        if not allowed >> number & 1 and _in_bounding_set(number):
+            libc.prctl(_PR_CAPBSET_DROP, number)
+
+
+def set_own(allowed: int) -> None:
+    """Permitted and effective become exactly `allowed`; inheritable and ambient become empty."""
+    clear_ambient()
+    libc.capset(allowed, allowed, 0)
+
+
+def clear_ambient() -> None:
+    libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
+
+
+def keep_across_exec() -> None:
+    """Keep every capability that the process may have when a program starts that is neither root's nor marked (ambient)."""
+    everything = (1 << last_of_kernel() + 1) - 1
+    libc.capset(everything, everything, everything)
+    for number in range(everything.bit_length()):
+        libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, number)

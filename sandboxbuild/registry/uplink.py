@@ -1,0 +1,270 @@
+"""The executor's way out: HTTP/1.1 to the gateway over a unix socket, or over TCP with the build's token.
+
+What the gateway serves is in docs/gateway-protocol.md. Standard library alone: this is on the executor's start-up path.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from sandboxbuild.errors import RegistryError
+from sandboxbuild.registry import CHUNK_BYTES, Body, Response
+from sandboxbuild.registry.failures import TransientError, failure, read_bounded
+from sandboxbuild.registry.http1 import (
+    CHUNKED,
+    HEAD_LIMIT_BYTES,
+    ChunkedReader,
+    MalformedResponse,
+    ResponseHead,
+    encode_request,
+    parse_head,
+)
+from sandboxbuild.registry.routes import is_host
+
+TOKEN_HEADER: Final = "sandboxbuild-token"  # noqa: S105 - a name, not a token
+URL_HEADER: Final = "sandboxbuild-url"
+SECRET_LIMIT_BYTES: Final = 512 * 1024
+_IDLE_LIMIT: Final = 16
+_CONNECT_TIMEOUT_S: Final = 10.0
+_BUFFER_BYTES: Final = 4 * CHUNK_BYTES
+
+
+class UplinkAddress(NamedTuple):
+    """Where the gateway listens: a unix socket's `path`, or `host` and `port` with the build's `token`."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return f"UplinkAddress({self.path or f'{self.host}:{self.port}'})"
+
+
+class Uplink:
+    """Connections to the gateway, kept for the next request. Thread-safe; close() ends the idle ones."""
+
+    def __init__(self, address: UplinkAddress) -> None:
+        self._address = address
+        self._idle: list[socket.socket] = []
+        self._lock = threading.Lock()
+
+    def connect(self, timeout_s: float = _CONNECT_TIMEOUT_S) -> socket.socket:
+        """A new connection, for a caller that speaks on it alone. Raises RegistryError when nobody answers there."""
+        address = self._address
+        family = socket.AF_UNIX if address.path else socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        connection = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout_s)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+            if family != socket.AF_UNIX:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.connect(address.path or (address.host, address.port))
+        except OSError as error:
+            connection.close()
+            raise TransientError(f"the gateway can't be reached: {error.strerror or error}") from error
+        return connection
+
+    def token_headers(self) -> dict[str, str]:
+        """The header that tells the gateway, over TCP, which build is asking."""
+        return {TOKEN_HEADER: self._address.token} if self._address.token else {}
+
+    def exchange(
+        self, method: str, target: str, headers: Mapping[str, str], body: Body | None, *, timeout_s: float = 60.0
+    ) -> Response:
+        """One request and the head of its answer. Raises RegistryError, TransientError when the connection was lost."""
+        head = self._head(method, target, headers, body)
+        connection = self._checkout(timeout_s)
+        try:
+            self._send(connection, head, body)
+            answer, rest = _receive_head(connection, method)
+        except (OSError, MalformedResponse) as error:
+            connection.close()
+            raise _lost(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return UplinkResponse(self, connection, answer, rest)
+
+    def _head(self, method: str, target: str, headers: Mapping[str, str], body: Body | None) -> bytes:
+        fields = {"Host": "gateway", **self.token_headers(), **headers}
+        if body is not None or method in ("POST", "PUT", "PATCH"):
+            fields["Content-Length"] = str(body.size_bytes if body is not None else 0)
+        return encode_request(method, target, fields)
+
+    def _checkout(self, timeout_s: float) -> socket.socket:
+        while True:
+            with self._lock:
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                connection = self.connect()
+            elif _has_spoken(connection):
+                connection.close()
+                continue
+            connection.settimeout(timeout_s)
+            return connection
+
+    def _send(self, connection: socket.socket, head: bytes, body: Body | None) -> None:
+        """Send all, or as much as the gateway takes before it answers: a refusal may come before the body's end."""
+        try:
+            connection.sendall(head)
+            left = body.size_bytes if body is not None else 0
+            while left and body is not None:
+                chunk = body.read(min(CHUNK_BYTES, left))
+                if not chunk:
+                    raise RegistryError("a blob is shorter than its descriptor says")
+                connection.sendall(chunk)
+                left -= len(chunk)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+
+    def give_back(self, connection: socket.socket) -> None:
+        """Keep a connection on which nothing is under way."""
+        with self._lock:
+            if len(self._idle) < _IDLE_LIMIT:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+
+def _has_spoken(connection: socket.socket) -> bool:
+    """Whether an idle connection has ended, or holds bytes that nobody asked for."""
+    try:
+        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _receive_head(connection: socket.socket, method: str) -> tuple[ResponseHead, bytes]:
+    received = b""
+    while (end := received.find(b"\r\n\r\n")) < 0:
+        if len(received) > HEAD_LIMIT_BYTES:
+            raise MalformedResponse("the head is too long")
+        chunk = connection.recv(HEAD_LIMIT_BYTES)
+        if not chunk:
+            raise MalformedResponse("the connection ended before an answer")
+        received += chunk
+    return parse_head(method, received[:end]), received[end + 4 :]
+
+
+def _lost(error: Exception) -> TransientError:
+    if isinstance(error, TimeoutError):
+        return TransientError("the gateway doesn't answer")
+    return TransientError(f"the connection to the gateway was lost: {error}")
+
+
+class UplinkResponse:
+    """An answer whose body is still on the connection. For one thread."""
+
+    __slots__ = ("_chunks", "_connection", "_left", "_rest", "_reusable", "_uplink", "headers", "status")
+
+    def __init__(self, uplink: Uplink, connection: socket.socket, head: ResponseHead, rest: bytes) -> None:
+        self.status = head.status
+        self.headers = head.headers
+        self._uplink = uplink
+        self._connection: socket.socket | None = connection
+        self._rest = rest
+        self._left = head.length
+        self._reusable = head.reusable
+        self._chunks = ChunkedReader(self._receive) if head.length == CHUNKED else None
+        if head.length == 0:
+            self._finish()
+
+    def read(self, count: int, /) -> bytes:
+        if self._connection is None:
+            return b""
+        try:
+            return self._read_chunk(count) if self._chunks else self._read_sized(count)
+        except (OSError, MalformedResponse) as error:
+            self._drop()
+            raise _lost(error) from error
+
+    def _read_chunk(self, count: int) -> bytes:
+        assert self._chunks is not None, "called for chunked bodies alone"
+        data = self._chunks.read(count)
+        if not data:
+            self._finish()
+        return data
+
+    def _read_sized(self, count: int) -> bytes:
+        data = self._receive(min(count, self._left))
+        if not data:
+            raise MalformedResponse("the body ends too soon")
+        self._left -= len(data)
+        if not self._left:
+            self._finish()
+        return data
+
+    def _receive(self, count: int) -> bytes:
+        if self._rest:
+            data, self._rest = self._rest[:count], self._rest[count:]
+            return data
+        assert self._connection is not None, "read() looks first"
+        return self._connection.recv(count)
+
+    def _finish(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        if self._reusable and not self._rest:
+            self._uplink.give_back(connection)
+        else:
+            connection.close()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        self._drop()
+
+
+class UplinkTransport:
+    """The Transport of the sandbox: each registry is a path of the gateway's."""
+
+    def __init__(self, uplink: Uplink) -> None:
+        self._uplink = uplink
+
+    def request(
+        self, method: str, host: str, path: str, headers: Mapping[str, str], body: Body | None, *, timeout_s: float = 60.0
+    ) -> Response:
+        if not is_host(host) or not path.startswith("/v2"):
+            raise RegistryError("not a request that the gateway carries to a registry")
+        return self._uplink.exchange(method, f"/v1/registry/{host.lower()}{path}", headers, body, timeout_s=timeout_s)
+
+
+def fetch_url(uplink: Uplink, url: str, headers: Mapping[str, str], *, timeout_s: float = 60.0) -> Response:
+    """A GET of `url`, redirects followed by the gateway, under the policy's fetch rules. Any status is an answer.
+
+    Raises PolicyError when the gateway refuses it, RegistryError when there is no answer.
+    """
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise RegistryError("a URL that HTTP can't carry")
+    response = uplink.exchange("GET", "/v1/fetch", {URL_HEADER: url, **headers}, None, timeout_s=timeout_s)
+    if response.headers.get("sandboxbuild-refused") or response.headers.get("sandboxbuild-failed"):
+        raise failure(response, f"fetch of {url[:200]}")
+    return response
+
+
+def read_secret(uplink: Uplink, secret_id: str) -> bytes:
+    """The value of a secret of this build. Raises PolicyError when the build has none of that name."""
+    response = uplink.exchange("GET", f"/v1/secret/{secret_id}", {}, None)
+    if response.status != 200:
+        raise failure(response, f"secret {secret_id!r}")
+    try:
+        return read_bounded(response, SECRET_LIMIT_BYTES)
+    finally:
+        response.close()

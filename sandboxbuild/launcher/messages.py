@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 ITEMS_LIMIT: Final = 1000  # of any list in an event
-DIGEST_PATTERN: Final = r"^sha256:[0-9a-f]{64}$"
+DIGEST_PATTERN: Final = r"^(?:sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$"
 
 _TYPES: Final = {cls.__name__: cls for cls in (Hello, *get_args(Event))}
 
@@ -91,8 +91,10 @@ def _bounded(hint: Any, name: str) -> Any:
     """The type that pydantic checks for a field: its own, with the bounds that this launcher accepts."""
     from pydantic import Field
 
+    if name == "config_digest":  # an index has none
+        return Annotated[str, Field(pattern=rf"^$|{DIGEST_PATTERN}")]
     if name.endswith("digest"):
-        return Annotated[str, Field(pattern=DIGEST_PATTERN, max_length=71)]
+        return Annotated[str, Field(pattern=DIGEST_PATTERN)]
     if hint is str:
         return Annotated[str, Field(max_length=TEXT_LIMIT_CHARACTERS)]
     if hint is bytes:

@@ -1,0 +1,50 @@
+"""Which store a command works on, and who owns it: the host ids that stand for the executor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+from sandboxbuild.errors import UsageError
+from sandboxbuild.store import Store
+from sandboxbuild.system import idmap
+
+SYSTEM_STORE: Final = "/var/lib/sandboxbuild"
+
+
+def store_path(option: str, environ: Mapping[str, str], *, is_root: bool) -> str:
+    """--store, else SANDBOXBUILD_STORE, else /var/lib/sandboxbuild for root and $XDG_DATA_HOME/sandboxbuild for others."""
+    chosen = option or environ.get("SANDBOXBUILD_STORE", "")
+    if chosen:
+        return os.path.abspath(chosen)
+    if is_root:
+        return SYSTEM_STORE
+    data = environ.get("XDG_DATA_HOME", "")
+    if not os.path.isabs(data):  # basedir-spec: a relative path is ignored
+        home = environ.get("HOME", "")
+        if not os.path.isabs(home):
+            raise UsageError("there is no place for the store: neither HOME nor XDG_DATA_HOME is set", hint="use --store PATH")
+        data = f"{home}/.local/share"
+    return f"{data}/sandboxbuild"
+
+
+def open_store(option: str, environ: Mapping[str, str], *, build_id: str = "", plan: idmap.IdPlan | None = None) -> Store:
+    """The store, made where it is missing. `plan` is the mapping of ids; it is found where it isn't given."""
+    plan = plan or idmap.find()
+    path = store_path(option, environ, is_root=os.geteuid() == 0)
+    owner_uid, owner_gid = outside_id(plan.uids, plan.identity), outside_id(plan.gids, plan.identity)
+    return Store.create(path, owner_uid, owner_gid, ids=describe_ids(plan), build_id=build_id)
+
+
+def outside_id(ranges: tuple[idmap.Range, ...], inside: int) -> int:
+    """The host id that stands for an inside one. Raises KeyError for one that isn't mapped."""
+    for start, outside, length in ranges:
+        if start <= inside < start + length:
+            return outside + inside - start
+    raise KeyError(inside)
+
+
+def describe_ids(plan: idmap.IdPlan) -> str:
+    """A mapping as short text: layers that were unpacked under one are of no use under another."""
+    return ",".join(f"{inside}:{outside}+{length}" for inside, outside, length in (*plan.uids, *plan.gids))

@@ -12,7 +12,10 @@ class StageSource(NamedTuple):
 
 
 class ImageSource(NamedTuple):
-    """The filesystem of an image that is no stage: `COPY --from=alpine`. `reference` as written, expanded."""
+    """The filesystem of an image that is no stage: `COPY --from=alpine`. `reference` as written, expanded.
+
+    "scratch" is the empty filesystem; "oci-layout://..." a named context that is an image in a layout.
+    """
 
     reference: str
     platform: str = ""
@@ -38,13 +41,14 @@ class UrlSource(NamedTuple):
 
 
 class GitSource(NamedTuple):
-    """ADD of a git repository, or a git context."""
+    """ADD of a git repository, or a git context. `submodules` are fetched, too. `checksum` is a commit's hex digits or empty."""
 
     url: str
     reference: str = ""
     subdirectory: str = ""
     keep_git_dir: bool = False
     checksum: str = ""
+    submodules: bool = True
 
 
 FileSource = Union[StageSource, ImageSource, ContextSource]

@@ -34,8 +34,9 @@ class Step(NamedTuple):
 
     `op` is None where only the config changes. `config_after` is the image config as it stands after the step. `created_by`
     is its history line as BuildKit writes it; `text` is what users see (the instruction, on one line). `depends_on` are the
-    stages whose filesystem the op reads, beside its own. Each step has one history entry; those without an op are the
-    empty_layer ones.
+    stages whose filesystem the op reads, beside its own. Each step has one history entry, but for those without `has_history`
+    (ONBUILD); those without an op are the empty_layer ones. `history` and `diff_ids` in `config_after` are the base image's:
+    who makes the layers adds to them.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Step(NamedTuple):
     config_after: ImageConfig
     created_by: str
     depends_on: tuple[int, ...] = ()
+    has_history: bool = True
 
 
 class Stage(NamedTuple):
@@ -64,11 +66,15 @@ class Stage(NamedTuple):
 
 
 class BuildPlan(NamedTuple):
-    """The needed stages in order, and the number of the one that is the result."""
+    """The needed stages in order, and the number of the one that is the result.
+
+    `source_date_epoch` (seconds) is the build argument SOURCE_DATE_EPOCH, or the Dockerfile's own default of it.
+    """
 
     stages: tuple[Stage, ...]
     target: int
     warnings: tuple[tuple[Span, str], ...] = ()
+    source_date_epoch: int | None = None
 
     def stage(self, number: int) -> Stage:
         return next(stage for stage in self.stages if stage.number == number)

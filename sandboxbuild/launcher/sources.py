@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from typing import BinaryIO, Final, NamedTuple
 
@@ -16,6 +17,7 @@ from sandboxbuild.launcher.settings import BuildSettings
 from sandboxbuild.system.files import open_in_root, read_limited
 
 DOCKERFILE_LIMIT_BYTES: Final = 1024 * 1024
+_CONTEXT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 REMOTE_SCHEMES: Final = ("http://", "https://", "git://", "git@", "ssh://", "github.com/")
 UNSUPPORTED_SCHEMES: Final = ("s3://", "gs://", "tar://", "oci-layout://", "docker-image://")
 
@@ -24,7 +26,8 @@ class Sources(NamedTuple):
     """What the executor gets to build from.
 
     `context` is as in BuildRequest: local, none or a URL; `folder` the local context's absolute path, else "".
-    `dockerfile` is None where it lies in a context that isn't here yet. `dockerfile_name` is shown to the user.
+    `dockerfile` is None where it lies in a context that isn't here yet. `dockerfile_name` is shown to the user. `named` are the
+    named contexts as the request has them, and `named_folders` (name, absolute path) those of them that are folders here.
     """
 
     context: str
@@ -33,10 +36,34 @@ class Sources(NamedTuple):
     dockerfile_name: str
     ignore_file: bytes | None = None
     note: str = ""
+    named: tuple[tuple[str, str], ...] = ()
+    named_folders: tuple[tuple[str, str], ...] = ()
 
 
 def find_sources(settings: BuildSettings, stdin: BinaryIO) -> Sources:
-    """Look at the context and read the Dockerfile. Raises ContextError and InputError."""
+    """Look at the contexts and read the Dockerfile. Raises ContextError and InputError."""
+    named, folders = _named_contexts(settings.named_contexts)
+    return _main_sources(settings, stdin)._replace(named=named, named_folders=folders)
+
+
+def _named_contexts(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """(as the request has them, the local folders). A name is a path component inside the sandbox, so it is checked here."""
+    named, folders = [], []
+    for name, value in pairs:
+        if "://" in value or value.startswith("git@"):
+            named.append((name, value))
+            continue
+        if not _CONTEXT_NAME.fullmatch(name):
+            raise ContextError(f"--build-context {name!r} is no name for a folder")
+        folder = os.path.realpath(value)
+        if not os.path.isdir(folder):
+            raise ContextError(f"--build-context {name}: {value!r} is not a folder that exists")
+        named.append((name, "local"))
+        folders.append((name, folder))
+    return tuple(named), tuple(folders)
+
+
+def _main_sources(settings: BuildSettings, stdin: BinaryIO) -> Sources:
     if settings.context == "-":
         return _dockerfile_alone(settings, stdin)
     if settings.context.startswith(UNSUPPORTED_SCHEMES):

@@ -5,7 +5,6 @@ Source: moby/buildkit frontend/dockerfile/linter/ruleset.go and docs. A warning 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
@@ -38,10 +37,10 @@ RULES: Final[Mapping[str, str]] = {
     "UnusedBuildArg": "Each --build-arg is declared by an ARG.",
 }
 _EXPERIMENTAL: Final = frozenset(("InvalidDefinitionDescription",))
-_SECRET: Final = re.compile(
-    r"(?:_|^)(?:apikey|auth|credential|credentials|key|password|pword|passwd|secret|token)(?:_|$)", re.IGNORECASE
+_SECRET: Final = frozenset(
+    ("apikey", "auth", "credential", "credentials", "key", "password", "pword", "passwd", "secret", "token")
 )
-_NO_SECRET: Final = re.compile(r"(?:_|^)(?:public|file|version)(?:_|$)", re.IGNORECASE)
+_NO_SECRET: Final = frozenset(("public", "file", "version"))
 _MOST: Final = 1_000
 
 
@@ -115,7 +114,8 @@ class Linter:
         self.warn("UndefinedArgInFrom", message, place, name)
 
     def secret_name(self, keyword: str, name: str, place: Place) -> None:
-        if _SECRET.search(name) and not _NO_SECRET.search(name):
+        words = frozenset(name.lower().split("_"))
+        if words & _SECRET and not words & _NO_SECRET:
             message = f"do not use ARG or ENV instructions for sensitive data ({keyword} {name!r})"
             self.warn("SecretsUsedInArgOrEnv", message, place, name)
 

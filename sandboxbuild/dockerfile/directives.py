@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from sandboxbuild.dockerfile.spans import Fault
 from sandboxbuild.dockerfile.words import SPACE
 
-_DIRECTIVE: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*=[\t\n\f\r ]*(.+?)[\t\n\f\r ]*")
+_DIRECTIVE: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*+=[\t\n\f\r ]*+(.+)")
 _KNOWN: Final = frozenset(("syntax", "escape", "check"))
 
 

@@ -29,7 +29,7 @@ _UNITS_NS: Final = {
     "m": 60 * 10**9,
     "h": 3600 * 10**9,
 }
-_DURATION_PART: Final = re.compile(r"([0-9]{0,19})(?:\.([0-9]{0,19}))?(ns|us|µs|μs|ms|s|m|h)")
+_DURATION_PART: Final = r"([0-9]{0,19})(?:\.([0-9]{0,19}))?(ns|us|µs|μs|ms|s|m|h)"
 _TRUE: Final = frozenset(("1", "t", "T", "true", "TRUE", "True"))
 _FALSE: Final = frozenset(("0", "f", "F", "false", "FALSE", "False"))
 _MAX_NS: Final = (1 << 63) - 1
@@ -82,12 +82,12 @@ def parse_duration_ns(text: str) -> int:
         return 0
     total = position = 0
     while position < len(bare):
-        match = _DURATION_PART.match(bare, position)
+        match = re.match(_DURATION_PART, bare[position : position + 64])
         if match is None or not (match.group(1) or match.group(2)):
             break
         whole, fraction, unit = int(match.group(1) or "0"), match.group(2) or "", _UNITS_NS[match.group(3)]
         total += whole * unit + int(fraction or "0") * unit // 10 ** len(fraction)
-        position = match.end()
+        position += match.end()
     if not bare or position < len(bare) or total > _MAX_NS:
         raise Fault(f"time: invalid duration {text[:100]!r}", at=text, hint="a number and a unit: 300ms, 30s, 5m, 1h")
     return -total if text.startswith("-") else total

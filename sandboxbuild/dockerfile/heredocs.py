@@ -11,8 +11,8 @@ from typing import Final, NamedTuple
 from sandboxbuild.dockerfile.expansion import Mode, expand
 from sandboxbuild.dockerfile.spans import Fault
 
-_MARK: Final = re.compile(r"([0-9]*)<<(-?)[\t\n\f\r ]*([^<]*)")
-_TABS: Final = re.compile(r"^\t+", re.MULTILINE)
+_MARK: Final = r"([0-9]*)<<(-?)[\t\n\f\r ]*([^<]*)"
+_TABS: Final = r"(?m)^\t+"
 _LINE: Final = Mode(raw_quotes=True, raw_escapes=True, keep_unset=True)
 _BARE: Final = Mode(keep_unset=True)
 _QUOTED: Final = Mode(keep_unset=True, raw_quotes=True)
@@ -30,7 +30,7 @@ class Heredoc(NamedTuple):
     @property
     def text(self) -> str:
         """The content as it is used: without leading tabs for `<<-`."""
-        return _TABS.sub("", self.content) if self.chomp else self.content
+        return re.sub(_TABS, "", self.content) if self.chomp else self.content
 
     def ends_at(self, line: str) -> bool:
         """Whether the physical line `line` is the delimiter."""
@@ -40,7 +40,7 @@ class Heredoc(NamedTuple):
 
 def read_mark(word: str) -> Heredoc | None:
     """The here-document that `word` begins, still without content; None if it begins none."""
-    match = _MARK.fullmatch(word)
+    match = re.fullmatch(_MARK, word) if "<<" in word else None
     if match is None or not match.group(3):
         return None
     plain = expand(match.group(3), {}, _BARE).words

@@ -17,7 +17,7 @@ from sandboxbuild.plan.steps import BaseImage
 
 Resolve = Callable[[BaseImage], ImageConfig]
 EPOCH: Final = "SOURCE_DATE_EPOCH"
-_INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
+_INTEGER: Final = r"[+-]?[0-9]{1,18}"
 
 
 class LowerOptions(NamedTuple):
@@ -111,7 +111,7 @@ def _epoch(dockerfile: Dockerfile, build_args: dict[str, str], global_args: dict
         build_args.pop(EPOCH, None)
         global_args.pop(EPOCH, None)
         return None
-    if _INTEGER.fullmatch(text) is None:
+    if re.fullmatch(_INTEGER, text) is None:
         place = next(
             (arg.raw.place for arg in dockerfile.global_args if EPOCH in dict(arg.pairs)), dockerfile.stages[0].start.raw.place
         )

@@ -135,11 +135,11 @@ def _starts(items: tuple[Item, ...], value: str) -> list[bool]:
     return found
 
 
-_REFERENCE: Final = re.compile(r"\$(?:(\$)|\{(\w+)\}|(\w+))")
+_REFERENCE: Final = r"\$(?:(\$)|\{(\w+)\}|(\w+))"
 
 
 def _template(replacement: str, match: str) -> str:
     """Go's Regexp.Expand, which BuildKit's `//` goes through: `$$` is `$`, `$0` the match, any other name nothing."""
     if "$" not in replacement:
         return replacement
-    return _REFERENCE.sub(lambda found: "$" if found[1] else match if (found[2] or found[3]) == "0" else "", replacement)
+    return re.sub(_REFERENCE, lambda found: "$" if found[1] else match if (found[2] or found[3]) == "0" else "", replacement)

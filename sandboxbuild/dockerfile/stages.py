@@ -24,7 +24,7 @@ from sandboxbuild.plan.operations import ContextSource, FileSource, ImageSource,
 from sandboxbuild.plan.steps import BaseImage, BaseStage, Scratch
 
 SCRATCH: Final = "scratch"
-_NUMBER: Final = re.compile(r"[+-]?[0-9]{1,9}")
+_NUMBER: Final = r"[+-]?[0-9]{1,9}"
 _IMAGES: Final = ("docker-image://", "oci-layout://")
 
 
@@ -175,7 +175,7 @@ class StageGraph:
 
     def stage_named(self, name: str, *, numbers: bool) -> int | None:
         """The stage that --from names, later ones too; None is an image or a context. Raises a Fault for a wrong number."""
-        if numbers and _NUMBER.fullmatch(name):
+        if numbers and re.fullmatch(_NUMBER, name):
             if not 0 <= int(name) < len(self.stages):
                 raise Fault(f"invalid stage index {int(name)}", at=name, hint=f"there are stages 0 to {len(self.stages) - 1}")
             return int(name)

@@ -34,7 +34,7 @@ ADD_FLAGS: Final = (
     Flag("checksum", TEXT, "Digest of what a URL gives, or a repository's commit."),
     Flag("unpack", SWITCH, "Unpack archives, or don't; without it, local ones are and fetched ones aren't."),
 )
-_SYMBOLIC_MODE: Final = re.compile(r"[ugoa]*+(?:[-+=][rwxXstugo]*+)++(?:,[ugoa]*+(?:[-+=][rwxXstugo]*+)++)*+")
+_SYMBOLIC_MODE: Final = r"[ugoa]*+(?:[-+=][rwxXstugo]*+)++(?:,[ugoa]*+(?:[-+=][rwxXstugo]*+)++)*+"
 
 
 class Copy(NamedTuple):
@@ -144,7 +144,11 @@ def _bytes(text: str) -> bytes:
 def _checked_mode(mode: str) -> str:
     """Octal up to 07777, or as chmod(1) has it. Raises a Fault."""
     number = parse_uint(mode, 8, 32)
-    if (number is not None and number <= 0o7777) or (mode and number is None and _SYMBOLIC_MODE.fullmatch(mode)) or not mode:
+    if (
+        (number is not None and number <= 0o7777)
+        or (mode and number is None and re.fullmatch(_SYMBOLIC_MODE, mode))
+        or not mode
+    ):
         return mode
     raise Fault(
         f"invalid chmod parameter: {mode[:100]!r}. it should be octal string and between 0 and 07777",

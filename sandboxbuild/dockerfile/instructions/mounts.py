@@ -40,9 +40,9 @@ OPTIONS: Final[Mapping[str, frozenset[str]]] = {
 _ALIASES: Final = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly", "rw": "readwrite"}
 _KEYS: Final = frozenset(("type",)).union(*OPTIONS.values())
 _ALONE: Final = frozenset(("readonly", "readwrite", "required"))
-_SIZE: Final = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([kKmMgGtTpP]?)(?:[iI]?[bB])?")
+_SIZE: Final = r"([0-9]{1,15}(?:\.[0-9]{1,15})?) ?([kKmMgGtTpP]?)(?:[iI]?[bB])?"
 _POWERS: Final = " kmgtp"
-_VARIABLE: Final = re.compile(r"\$.")
+_VARIABLE: Final = r"\$."
 
 
 class MountText(NamedTuple):
@@ -60,7 +60,7 @@ def read_mount(text: str) -> MountText:
         key, equals, value = field.partition("=")
         fields.append((key, value if equals else None))
         if key.lower() == "from" and equals:
-            if _VARIABLE.search(value):
+            if re.search(_VARIABLE, value):
                 raise Fault("'from' doesn't support variable expansion, define alias stage instead", at=field)
             reference = value
     return MountText(tuple(fields), reference)
@@ -240,7 +240,7 @@ def _size_bytes(text: str) -> int:
     """docker/go-units RAMInBytes: 64m, 1.5GiB, 1024."""
     if not text:
         return 0
-    match = _SIZE.fullmatch(text)
+    match = re.fullmatch(_SIZE, text)
     if match is None:
         raise Fault(f"invalid value for size: {text[:100]}", at=text, hint="a number and k, m or g")
     return int(float(match.group(1)) * 1024.0 ** _POWERS.index(match.group(2).lower() or " "))

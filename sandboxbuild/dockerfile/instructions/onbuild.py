@@ -12,7 +12,7 @@ from sandboxbuild.dockerfile.words import SPACE, split_once
 if TYPE_CHECKING:
     from sandboxbuild.dockerfile.scope import Scope
 
-_ONBUILD: Final = re.compile(r"[\t\n\v\f\r ]*ONBUILD[\t\n\v\f\r ]*", re.IGNORECASE)
+_ONBUILD: Final = r"(?i)[\t\n\v\f\r ]*ONBUILD[\t\n\v\f\r ]*"
 
 
 class Onbuild(NamedTuple):
@@ -35,4 +35,4 @@ def parse_onbuild(raw: Raw) -> Onbuild:
     if keyword in ("MAINTAINER", "FROM"):
         raise Fault(f"{keyword} isn't allowed as an ONBUILD trigger")
     documents = "".join(f"\n{heredoc.content}{heredoc.name}" for heredoc in raw.heredocs)
-    return Onbuild(raw, _ONBUILD.sub("", raw.text, count=1) + documents)
+    return Onbuild(raw, re.sub(_ONBUILD, "", raw.text, count=1) + documents)

@@ -13,10 +13,8 @@ from sandboxbuild.dockerfile.spans import Fault
 if TYPE_CHECKING:
     from sandboxbuild.dockerfile.scope import Scope
 
-_IPV4: Final = re.compile(
-    r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])){3}"
-)
-_GROUP: Final = re.compile(r"[0-9A-Fa-f]{1,4}")
+_IPV4: Final = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])(?:\.(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])){3}"
+_GROUP: Final = r"[0-9A-Fa-f]{1,4}"
 
 
 class Expose(NamedTuple):
@@ -75,13 +73,13 @@ def _range(text: str, what: str, operand: str) -> tuple[int, int]:
 def _is_address(text: str) -> bool:
     """An IPv4 address, or an IPv6 one in brackets or not. Go's net.ParseIP takes "::" alone, too."""
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    if _IPV4.fullmatch(bare):
+    if re.fullmatch(_IPV4, bare):
         return True
     head, double, tail = bare.partition("::")
     groups = _groups(head) + _groups(tail)
-    if "::" in tail or not all(_GROUP.fullmatch(group) for group in groups[:-1]):
+    if "::" in tail or not all(re.fullmatch(_GROUP, group) for group in groups[:-1]):
         return False
-    if groups and not _GROUP.fullmatch(groups[-1]) and not _IPV4.fullmatch(groups[-1]):
+    if groups and not re.fullmatch(_GROUP, groups[-1]) and not re.fullmatch(_IPV4, groups[-1]):
         return False
     count = len(groups) + (1 if groups and "." in groups[-1] else 0)
     return count < 8 if double else count == 8

@@ -12,10 +12,10 @@ from sandboxbuild.dockerfile.gotext import parse_bool
 from sandboxbuild.dockerfile.spans import Fault
 from sandboxbuild.plan.operations import GitSource, UrlSource
 
-_SCP: Final = re.compile(r"[a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:[^?#]*(?:\?[^#]*)?(?:#.*)?", re.DOTALL)
-_PROTOCOL: Final = re.compile(r"(?i:(https?|ssh|git)://)")
-_SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
-_COMMIT: Final = re.compile(r"[0-9a-f]{7,64}")
+_SCP: Final = r"(?s)[a-zA-Z0-9_-]+@[a-zA-Z0-9.-]+:[^?#]*(?:\?[^#]*)?(?:#.*)?"
+_PROTOCOL: Final = r"(?i:(https?|ssh|git)://)"
+_SHA256: Final = r"sha256:[0-9a-f]{64}"
+_COMMIT: Final = r"[0-9a-f]{7,64}"
 
 
 def is_url(text: str) -> bool:
@@ -24,16 +24,16 @@ def is_url(text: str) -> bool:
 
 def is_git(text: str, *, said_so: bool) -> bool:
     """`said_so`: there is a flag that only git has. A web address is a repository if its path ends with .git."""
-    protocol = _PROTOCOL.match(text)
+    protocol = re.match(_PROTOCOL, text) if "://" in text else None
     if protocol is None:
-        return _SCP.fullmatch(text) is not None
+        return "@" in text and re.fullmatch(_SCP, text) is not None
     if protocol.group(1).lower() in ("ssh", "git"):
         return True
     return said_so or re.split(r"[?#]", text, maxsplit=1)[0].endswith(".git")
 
 
 def url_source(url: str, checksum: str) -> UrlSource:
-    if checksum and _SHA256.fullmatch(checksum) is None:
+    if checksum and re.fullmatch(_SHA256, checksum) is None:
         raise Fault(f"invalid checksum {checksum[:100]!r}", at=checksum, hint="write sha256: and 64 hex digits")
     return UrlSource(url, checksum)
 
@@ -46,7 +46,7 @@ def git_source(text: str, checksum: str, keep_git_dir: bool | None) -> GitSource
     source = GitSource(remote, reference, subdirectory, bool(keep_git_dir), checksum)
     for part in query.split("&") if query else ():
         source = _with_query(source, part, keep_git_dir)
-    if source.checksum and _COMMIT.fullmatch(source.checksum) is None:
+    if source.checksum and re.fullmatch(_COMMIT, source.checksum) is None:
         raise Fault(f"invalid checksum {source.checksum[:100]!r}", at=source.checksum, hint="for git it is a commit")
     return source._replace(reference=source.reference or source.checksum)
 

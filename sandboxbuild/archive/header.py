@@ -135,7 +135,7 @@ def seconds_to_ns(text: bytes) -> int:
     """A time of an extended header, seconds with an optional fraction, rounded down to nanoseconds. Raises Malformed."""
     negative = text.startswith(b"-")
     whole, _, fraction = text.lstrip(b"-").partition(b".")
-    if not (whole or fraction) or not (whole + fraction).isdigit() or len(whole) > 12 or len(fraction) > 30:
+    if not (whole or fraction) or not (whole + fraction).isdigit() or len(whole) > 18 or len(fraction) > 30:
         raise Malformed(f"{text[:20]!r} is no time")
     value = int(whole or b"0") * 10**9 + int(fraction[:9].ljust(9, b"0"))
     if not negative:

@@ -15,7 +15,7 @@ from sandboxbuild.system.files import link_path
 
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 CAPABILITY_XATTR: Final = "security.capability"
-_OVERLAY_PREFIX: Final = "user.overlay."
+OVERLAY_XATTRS: Final = "user.overlay."
 _OWN_PREFIX: Final = "user.sandboxbuild."
 _NO_XATTRS: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
 MAX_ENTRIES: Final = 5_000_000
@@ -30,7 +30,7 @@ def keeps_xattr(name: str) -> bool:
     """
     if name == CAPABILITY_XATTR:
         return True
-    return name.startswith("user.") and not name.startswith((_OVERLAY_PREFIX, _OWN_PREFIX))
+    return name.startswith("user.") and not name.startswith((OVERLAY_XATTRS, _OWN_PREFIX))
 
 
 def scan_tree(root: str | bytes | int, *, max_entries: int = MAX_ENTRIES) -> Iterator[Entry]:

@@ -68,18 +68,16 @@ def read_leading(following: Callable[[], bytes], limit: int) -> list[Segment]:
 
 def check_segments(segments: Iterable[Segment], size_bytes: int, stored_bytes: int) -> tuple[Segment, ...]:
     """The segments that hold something; in order, apart, inside the file and as long together as what is stored."""
-    kept = []
+    kept = tuple(segment for segment in segments if segment.length)  # an empty one marks the end, or nothing
     end = total = 0
-    for segment in segments:
+    for segment in kept:
         if segment.offset < end or segment.offset + segment.length > size_bytes:
             raise Malformed("a sparse map overlaps or goes past the end")
         end = segment.offset + segment.length
         total += segment.length
-        if segment.length:
-            kept.append(segment)
     if total != stored_bytes:
         raise Malformed("a sparse map doesn't fit what is stored")
-    return tuple(kept)
+    return kept
 
 
 def _bound(count: int, limit: int) -> None:

@@ -1,0 +1,122 @@
+"""The two copies of the walk snapshotter: lower layers -> a plain tree, and a tree's changes -> a layer of the store's form."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+
+from sandboxbuild.archive.metadata import Metadata, settle, settle_link, settle_node
+from sandboxbuild.archive.nodes import make_node, make_whiteout
+from sandboxbuild.archive.scan import OPEN_DIRECTORY, OVERLAY_XATTRS
+from sandboxbuild.fstree.changes import Change, Delete
+from sandboxbuild.fstree.entry import Entry
+from sandboxbuild.snapshotters.lower import LowerTree
+from sandboxbuild.system.files import copy_range, link_path, open_beneath
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def copy_merged(lower: LowerTree, root_fd: int) -> None:
+    """Copy the merged tree into the empty directory `root_fd`.
+
+    Each name becomes an inode of its own, as with overlay, which copies up one name of a file and leaves its other names alone.
+    """
+    root = lower.root()
+    _copy_directory(lower, root.entry, root.layers, root_fd)
+
+
+def _copy_directory(lower: LowerTree, entry: Entry, layers: tuple[int, ...], fd: int) -> None:
+    subdirectories = []
+    with lower.directory(entry.path, layers) as below:
+        for name in sorted(below.names()):
+            found = below.find(name)
+            if found is None:
+                continue
+            if stat.S_ISDIR(found.entry.mode):
+                subdirectories.append((name, found))
+            else:
+                _copy_file(lower, found.entry, found.layers[0], fd, name)
+    for name, found in subdirectories:
+        os.mkdir(name, 0o700, dir_fd=fd)
+        child_fd = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
+        try:
+            _copy_directory(lower, found.entry, found.layers, child_fd)
+        finally:
+            os.close(child_fd)
+    settle(fd, _metadata(entry))
+
+
+def _copy_file(lower: LowerTree, entry: Entry, layer: int, directory_fd: int, name: bytes) -> None:
+    if stat.S_ISLNK(entry.mode):
+        os.symlink(entry.link_target, name, dir_fd=directory_fd)
+        settle_link(directory_fd, name, _metadata(entry))
+        return
+    if not stat.S_ISREG(entry.mode):
+        make_node(directory_fd, name, stat.S_IFMT(entry.mode), entry.rdev)
+        settle_node(directory_fd, name, _metadata(entry))
+        return
+    source = lower.open(layer, entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fd = os.open(name, _NEW_FILE, 0o600, dir_fd=directory_fd)
+        try:
+            copy_range(source, fd, entry.size_bytes)
+            settle(fd, _metadata(entry))
+        finally:
+            os.close(fd)
+    finally:
+        os.close(source)
+
+
+def move_changes(changes: Iterable[Change], root_fd: int, target_fd: int) -> None:
+    """Move what changed from the tree at `root_fd` into the empty directory `target_fd`, as an overlay's lower directory."""
+    times: list[tuple[bytes, int]] = []
+    for change in changes:
+        path = change.path if isinstance(change, Delete) else change.entry.path
+        if not path:
+            continue
+        parent, _, name = path.rpartition(b"/")
+        to_fd = open_beneath(target_fd, parent or b".", _PARENT)
+        try:
+            if isinstance(change, Delete):
+                make_whiteout(to_fd, name)
+            elif stat.S_ISDIR(change.entry.mode):
+                _make_directory(to_fd, name, change.entry)
+                times.append((path, change.entry.mtime_ns))
+            else:
+                _move(root_fd, parent, to_fd, name)
+        finally:
+            os.close(to_fd)
+    for path, mtime_ns in times:
+        fd = open_beneath(target_fd, path, _PARENT)
+        try:
+            os.utime(link_path(fd), ns=(mtime_ns, mtime_ns))
+        finally:
+            os.close(fd)
+
+
+def _make_directory(parent_fd: int, name: bytes, entry: Entry) -> None:
+    os.mkdir(name, 0o700, dir_fd=parent_fd)
+    fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
+    try:
+        settle(fd, _metadata(entry))
+    finally:
+        os.close(fd)
+
+
+def _move(root_fd: int, parent: bytes, to_fd: int, name: bytes) -> None:
+    from_fd = open_beneath(root_fd, parent or b".", _PARENT)
+    try:
+        os.rename(name, name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+    finally:
+        os.close(from_fd)
+    # On a plain tree a step may set attributes that would speak to an overlay mounted on this layer.
+    place = b"%b/%b" % (link_path(to_fd).encode(), name)
+    for attribute in os.listxattr(place, follow_symlinks=False):
+        if attribute.startswith(OVERLAY_XATTRS):
+            os.removexattr(place, attribute, follow_symlinks=False)
+
+
+def _metadata(entry: Entry) -> Metadata:
+    return Metadata(entry.path, entry.permissions, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs)

@@ -30,6 +30,7 @@ class BuildRequest(NamedTuple):
     `dockerfile_path` is a path inside the context. `ignore_file` is likewise a `<Dockerfile>.dockerignore` that lies beside a
     Dockerfile read by the launcher. `names` are the full references that the image gets in the store; `pushes` those of them
     that are pushed. `ids` is "range" (65,536 ids mapped) or "single". `snapshotter` is "auto", "overlay" or "walk".
+    `resolv_conf` is for steps that have the host's network.
     `compression` is gzip, zstd or uncompressed. `image_format` is oci or docker.
     """
 
@@ -55,6 +56,7 @@ class BuildRequest(NamedTuple):
     add_hosts: tuple[tuple[str, str], ...] = ()
     shm_size_bytes: int = 64 * 1024 * 1024
     ulimits: tuple[tuple[str, int, int], ...] = ()
+    resolv_conf: bytes = b""
     source_date_epoch: int | None = None
     compression: str = "gzip"
     image_format: str = "oci"

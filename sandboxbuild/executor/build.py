@@ -1,0 +1,205 @@
+"""The use case: a request becomes a plan, the plan's stages run, their result becomes an image that is stored and pushed."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from sandboxbuild.dockerfile import LowerOptions, lower, parse
+from sandboxbuild.errors import ContextError, IsolationError
+from sandboxbuild.executor.bases import Bases
+from sandboxbuild.executor.cachemounts import CacheMounts
+from sandboxbuild.executor.channel import EventChannel
+from sandboxbuild.executor.copies import Copies
+from sandboxbuild.executor.image import assemble_stage, rfc3339
+from sandboxbuild.executor.layers import LayerRef, Layers
+from sandboxbuild.executor.mounts import RunMounts
+from sandboxbuild.executor.publish import Publisher
+from sandboxbuild.executor.remote import RemoteFiles
+from sandboxbuild.executor.results import StageResult, StageResults
+from sandboxbuild.executor.run import StepRunner
+from sandboxbuild.executor.runs import Runs
+from sandboxbuild.executor.sources import Sources
+from sandboxbuild.executor.stages import Stages
+from sandboxbuild.executor.workshop import StepWorkshop
+from sandboxbuild.oci.descriptor import Descriptor
+from sandboxbuild.oci.mutate import Assembled, assemble_index
+from sandboxbuild.plan.steps import BaseStage, BuildPlan
+from sandboxbuild.protocol.events import BuildSucceeded, PlanReady
+from sandboxbuild.protocol.request import SCRATCH_PATH, STORE_PATH, UPLINK_PATH, BuildRequest
+from sandboxbuild.registry.push import Document
+from sandboxbuild.registry.uplink import Uplink, UplinkAddress, UplinkTransport
+from sandboxbuild.snapshotters import Snapshotter
+from sandboxbuild.store import Store
+
+
+def build(request: BuildRequest, runner: StepRunner, channel: EventChannel) -> BuildSucceeded:
+    """Build all platforms, push, and tag in the store. Raises SandboxbuildError."""
+    store = Store(STORE_PATH, create=False, build_id=request.build_id)
+    uplink = Uplink(UplinkAddress(UPLINK_PATH))
+    publisher = Publisher(store, UplinkTransport(uplink), channel, request.pushes)
+    try:
+        platforms = request.platforms or (request.build_platform,)
+        images = [PlatformBuild(request, name, store, uplink, runner, channel, publisher).run() for name in platforms]
+        return _publish(request, images, store, publisher)
+    except BaseException:
+        publisher.abort()
+        raise
+
+
+def _publish(request: BuildRequest, images: list[Assembled], store: Store, publisher: Publisher) -> BuildSucceeded:
+    """Give the names to the image, or to an index of several, here and in the registries."""
+    documents = [Document(image.manifest_descriptor.media_type, image.manifest) for image in images]
+    described, root, children = images[0].manifest_descriptor, documents[0], documents[:0]
+    if len(images) > 1:
+        content, described = assemble_index(tuple(image.manifest_descriptor for image in images), request.image_format)
+        store.blobs.put_bytes(content)
+        root, children = Document(described.media_type, content), documents
+    publisher.finish(root, [image.config_descriptor for image in images], children)
+    described = Descriptor(described.media_type, described.digest, described.size_bytes)
+    for name in request.names or (described.digest,):
+        store.images.tag(name, described)
+    config = images[0].config_descriptor.digest
+    return BuildSucceeded(described.media_type, described.digest, described.size_bytes, config, request.names)
+
+
+class PlatformBuild:
+    """The build for one platform."""
+
+    def __init__(
+        self,
+        request: BuildRequest,
+        platform: str,
+        store: Store,
+        uplink: Uplink,
+        runner: StepRunner,
+        channel: EventChannel,
+        publisher: Publisher,
+    ) -> None:
+        self._request = request
+        self._platform = platform
+        self._store = store
+        self._uplink = uplink
+        self._runner = runner
+        self._channel = channel
+        self._publisher = publisher
+        self._cancel_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._bases = Bases(store, UplinkTransport(uplink), channel, platform=platform, fresh=request.pull)
+        self._layers = Layers(store, self._bases, compression=request.compression, epoch_s=request.source_date_epoch)
+
+    def run(self) -> Assembled:
+        """Build the target stage and put its documents and all its blobs into the store."""
+        plan = self._plan()
+        results = self._run_stages(plan)
+        return self._assemble(results.get(plan.target))
+
+    def _plan(self) -> BuildPlan:
+        request = self._request
+        if request.dockerfile is None:
+            raise ContextError("the build has no Dockerfile")
+        parsed = parse(request.dockerfile, request.dockerfile_path)
+        plan = lower(parsed, lower_options(request, self._platform), lambda base: self._bases.resolve(base).config)
+        for span, message in plan.warnings:
+            self._channel.warn(message, span)
+        steps = sum(step.op is not None for stage in plan.stages for step in stage.steps)
+        self._channel.emit(PlanReady(len(plan.stages), steps))
+        return plan
+
+    def _run_stages(self, plan: BuildPlan) -> StageResults:
+        results = StageResults([stage.number for stage in plan.stages])
+        snapshotter = choose_snapshotter(self._request.snapshotter, SCRATCH_PATH)
+        stages = self._stages(plan, results, snapshotter)
+        results.run_all(lambda number: stages.run(plan.stage(number)), lambda: os.eventfd_write(self._cancel_fd, 1))
+        return results
+
+    def _stages(self, plan: BuildPlan, results: StageResults, snapshotter: Snapshotter) -> Stages:
+        request = self._request
+        sources = Sources(
+            request, layers=self._layers, bases=self._bases, results=results, snapshotter=snapshotter, scratch=SCRATCH_PATH
+        )
+        copies = Copies(sources, RemoteFiles(self._uplink, SCRATCH_PATH), self._store, request.source_date_epoch)
+        caches = CacheMounts(os.path.join(STORE_PATH, "mounts"))
+        mounts = RunMounts(request, sources, copies, caches, self._uplink, SCRATCH_PATH)
+        runs = Runs(request, mounts, self._runner, self._uplink, self._cancel_fd)
+        workshop = StepWorkshop(
+            platform=self._platform,
+            layers=self._layers,
+            snapshotter=snapshotter,
+            copies=copies,
+            runs=runs,
+            epoch_s=request.source_date_epoch,
+        )
+        pushed = lineage(plan)
+        return Stages(
+            store=self._store,
+            bases=self._bases,
+            results=results,
+            workshop=workshop,
+            channel=self._channel,
+            jobs=request.jobs,
+            use_cache=not request.no_cache,
+            epoch_s=request.source_date_epoch,
+            on_layer=lambda number, layer: self._push_early(layer) if number in pushed else None,
+        )
+
+    def _push_early(self, layer: LayerRef) -> None:
+        self._publisher.layer(layer)
+
+    def _assemble(self, result: StageResult) -> Assembled:
+        request = self._request
+        with self._channel.vertex("export", "export the image") as vertex:
+            self._layers.require_blobs(result.rootfs.layers, vertex)
+            epoch_s = request.source_date_epoch
+            assembled = assemble_stage(
+                result,
+                image_format=request.image_format,
+                annotations=request.annotations,
+                created=rfc3339(int(time.time()) if epoch_s is None else epoch_s),
+            )
+            self._store.blobs.put_bytes(assembled.config)
+            self._store.blobs.put_bytes(assembled.manifest)
+        for layer in result.rootfs.layers:
+            self._publisher.layer(layer)
+        return assembled
+
+
+def lower_options(request: BuildRequest, platform: str) -> LowerOptions:
+    """What the Dockerfile is read with. Without --platform images keep their own platform."""
+    return LowerOptions(
+        target=request.target,
+        build_args=request.build_args,
+        labels=request.labels,
+        platform=platform if request.platforms else "",
+        build_platform=request.build_platform,
+        source_date_epoch=request.source_date_epoch,
+        named_contexts=request.named_contexts,
+    )
+
+
+def choose_snapshotter(name: str, scratch: str) -> Snapshotter:
+    """The one that was asked for; "auto" is overlay where one can be mounted, else walk. Raises IsolationError."""
+    from sandboxbuild.snapshotters.overlay import OverlaySnapshotter
+    from sandboxbuild.snapshotters.walk import WalkSnapshotter
+
+    if name == "walk":
+        return WalkSnapshotter()
+    overlay = OverlaySnapshotter()
+    try:
+        with overlay.workspace((), scratch):
+            return overlay
+    except OSError as error:
+        if name == "overlay":
+            raise IsolationError(
+                f"overlay can't be mounted in the sandbox: {error.strerror}", hint="--snapshotter walk needs no mount"
+            ) from error
+        return WalkSnapshotter()
+
+
+def lineage(plan: BuildPlan) -> frozenset[int]:
+    """The stages whose layers become layers of the result: the target and what it is FROM."""
+    found = {plan.target}
+    base = plan.stage(plan.target).base
+    while isinstance(base, BaseStage):
+        found.add(base.stage)
+        base = plan.stage(base.stage).base
+    return frozenset(found)

@@ -1,0 +1,122 @@
+"""RUN --mount: each mount as an operation says it becomes a StepMount, with what has to be held while the step runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import assert_never
+
+from sandboxbuild.errors import InputError, PolicyError
+from sandboxbuild.executor.cachemounts import CacheMounts
+from sandboxbuild.executor.channel import Vertex
+from sandboxbuild.executor.copies import Copies
+from sandboxbuild.executor.masking import masked_context
+from sandboxbuild.executor.sources import SourceRoot, Sources
+from sandboxbuild.executor.stepspec import StepMount
+from sandboxbuild.plan.operations import (
+    BindMount,
+    CacheMount,
+    ContextSource,
+    CopyOp,
+    FileSource,
+    Mount,
+    RunOp,
+    SecretMount,
+    SshMount,
+    TmpfsMount,
+)
+from sandboxbuild.protocol.request import BuildRequest
+from sandboxbuild.registry.uplink import Uplink, read_secret
+
+SECRETS_FOLDER = "/run/secrets"
+SCRIPT_MODE = 0o755
+
+
+class RunMounts:
+    """The mounts of a build's RUNs. Thread-safe."""
+
+    def __init__(
+        self, request: BuildRequest, sources: Sources, copies: Copies, caches: CacheMounts, uplink: Uplink, scratch: str
+    ) -> None:
+        self._request = request
+        self._sources = sources
+        self._copies = copies
+        self._caches = caches
+        self._uplink = uplink
+        self._scratch = scratch
+        self._secrets = frozenset(secret.secret_id for secret in request.secrets)
+
+    def content(self, mount: Mount, vertex: Vertex) -> str:
+        """What a mount brings into the step, as a digest; "" for what never enters a key (caches, secrets, tmpfs)."""
+        if isinstance(mount, BindMount):
+            return "".join(self._copies.content(CopyOp((mount.source,), ((mount.source_path,),), "/"), vertex))
+        return ""
+
+    def resolve(self, op: RunOp, stack: ExitStack, vertex: Vertex) -> tuple[tuple[StepMount, ...], tuple[tuple[str, str], ...]]:
+        """The step's mounts in order, and the secrets that come as variables. `stack` ends what they need.
+
+        Raises InputError for a required secret that the build wasn't given.
+        """
+        mounts: list[StepMount] = []
+        variables: list[tuple[str, str]] = []
+        for mount in op.mounts:
+            match mount:
+                case BindMount():
+                    mounts.append(self._bind(mount, stack, vertex))
+                case CacheMount():
+                    mounts.append(self._cache(mount, stack, vertex))
+                case TmpfsMount():
+                    mounts.append(StepMount("tmpfs", mount.target, writable=True, size_bytes=mount.size_bytes, mode=0o755))
+                case SecretMount():
+                    self._secret(mount, mounts, variables)
+                case SshMount():
+                    self._ssh(mount)
+                case _:
+                    assert_never(mount)
+        mounts += [StepMount("file", path, content=content, mode=SCRIPT_MODE) for path, content in op.scripts]
+        return tuple(mounts), tuple(variables)
+
+    def _bind(self, mount: BindMount, stack: ExitStack, vertex: Vertex) -> StepMount:
+        root = stack.enter_context(self._directory(mount.source, vertex))
+        return StepMount("bind", mount.target, source=root, source_path=mount.source_path, writable=mount.writable)
+
+    @contextmanager
+    def _directory(self, source: FileSource, vertex: Vertex) -> Iterator[str]:
+        """The source as a directory that may be written to, for what is written there is thrown away."""
+        with self._sources.root(source, vertex) as root:
+            if not isinstance(source, ContextSource):
+                yield root.path
+                return
+            with masked_context(root.path, root.ignore, self._scratch) as path:
+                yield path
+
+    def _cache(self, mount: CacheMount, stack: ExitStack, vertex: Vertex) -> StepMount:
+        seed: SourceRoot | None = None
+        path = stack.enter_context(self._caches.hold(mount))
+        if mount.source is not None and not os.listdir(path):
+            seed = stack.enter_context(self._sources.root(mount.source, vertex))
+            self._caches.seed(path, seed.path, mount.source_path)
+        return StepMount("bind", mount.target, source=path, writable=not mount.readonly)
+
+    def _secret(self, mount: SecretMount, mounts: list[StepMount], variables: list[tuple[str, str]]) -> None:
+        if mount.secret_id not in self._secrets:
+            if mount.required:
+                raise InputError(
+                    f"secret {mount.secret_id!r} is required, and the build wasn't given it",
+                    hint=f"give it with --secret id={mount.secret_id},src=FILE",
+                )
+            return
+        value = read_secret(self._uplink, mount.secret_id)
+        if mount.env:
+            variables.append((mount.env, value.decode("utf-8", "surrogateescape")))
+        if mount.target or not mount.env:
+            target = mount.target or f"{SECRETS_FOLDER}/{mount.secret_id}"
+            mounts.append(StepMount("file", target, content=value, mode=mount.mode, uid=mount.uid, gid=mount.gid))
+
+    def _ssh(self, mount: SshMount) -> None:
+        """Without an agent, a mount that isn't required is none, as in BuildKit."""
+        if mount.ssh_id in self._request.ssh:
+            raise PolicyError(f"RUN --mount=type=ssh is not supported yet (id {mount.ssh_id!r})")
+        if mount.required:
+            raise InputError(f"the ssh agent {mount.ssh_id!r} is required, and the build wasn't given it")

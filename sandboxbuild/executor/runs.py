@@ -1,0 +1,162 @@
+"""One RUN from its operation to its end: user, environment, mounts, network, and what is said when it fails."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Final
+
+from sandboxbuild.errors import BuildTimeout, Interrupted, LimitExceeded, PolicyError, SandboxbuildError, StepFailed
+from sandboxbuild.executor.channel import Vertex
+from sandboxbuild.executor.listeners import NAMESERVER, RESOLV_CONF, adopt
+from sandboxbuild.executor.mounts import RunMounts
+from sandboxbuild.executor.network import StepNetwork
+from sandboxbuild.executor.proxy import PROXY_HOST, PROXY_PORT, proxy_environment
+from sandboxbuild.executor.run import StepRunner
+from sandboxbuild.executor.stepspec import StepOutcome, StepSpec
+from sandboxbuild.executor.tunnel import Refusal
+from sandboxbuild.executor.users import ResolvedUser, resolve_user
+from sandboxbuild.plan.operations import RunOp
+from sandboxbuild.plan.steps import Stage, Step
+from sandboxbuild.protocol.request import BuildRequest
+from sandboxbuild.registry.uplink import Uplink
+
+DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+SHOWN_REFUSALS: Final = 5
+
+
+class Runs:
+    """Carries out RunOps. Thread-safe. All running steps are killed once `cancel_fd` is readable."""
+
+    def __init__(self, request: BuildRequest, mounts: RunMounts, runner: StepRunner, uplink: Uplink, cancel_fd: int) -> None:
+        self._request = request
+        self._mounts = mounts
+        self._runner = runner
+        self._uplink = uplink
+        self._cancel_fd = cancel_fd
+
+    def content(self, op: RunOp, vertex: Vertex) -> tuple[str, ...]:
+        """What the op's mounts read, as digests."""
+        return tuple(self._mounts.content(mount, vertex) for mount in op.mounts)
+
+    def policy(self, op: RunOp) -> dict[str, str]:
+        """What of the policy can change the result."""
+        isolation = self._request.isolation
+        return {"capabilities": " ".join(sorted(isolation.capabilities)), "network": self._network(op)}
+
+    def perform(self, op: RunOp, step: Step, stage: Stage, root: str, vertex: Vertex) -> None:
+        """Run it in the rootfs at `root`. Raises StepFailed, LimitExceeded, BuildTimeout, or why it could not begin."""
+        with ExitStack() as stack:
+            spec = self._spec(op, root, stack, vertex)
+            outcome, refusals = self._run(spec, step, stage, vertex)
+        if outcome.status or outcome.ended_by:
+            raise _failure(op, step, outcome, refusals, spec.timeout_s)
+
+    def _network(self, op: RunOp) -> str:
+        """The step's network: what its line says, as far as the policy lets it. Raises PolicyError."""
+        allowed = self._request.isolation.network
+        if op.network == "none":
+            return "none"
+        if op.network == "host" and allowed != "host":
+            raise PolicyError(
+                "RUN --network=host is not allowed by the policy", hint="a policy with [network] host = true allows it"
+            )
+        return allowed
+
+    def _spec(self, op: RunOp, root: str, stack: ExitStack, vertex: Vertex) -> StepSpec:
+        request = self._request
+        user = _user(root, op.user)
+        mounts, secrets = self._mounts.resolve(op, stack, vertex)
+        network = self._network(op)
+        ports = request.isolation.allowed_ports
+        return StepSpec(
+            root=root,
+            argv=op.argv,
+            env=environment(op, user.home, secrets, network),
+            cwd=op.cwd,
+            uid=user.uid,
+            gid=user.gid,
+            groups=user.groups,
+            mounts=mounts,
+            add_hosts=request.add_hosts,
+            resolv_conf={"gateway": RESOLV_CONF.encode(), "host": request.resolv_conf}.get(network, b""),
+            network=network,
+            listen=_listeners(ports) if network == "gateway" else (),
+            isolation=request.isolation,
+            shm_size_bytes=request.shm_size_bytes,
+            ulimits=request.ulimits,
+            insecure=op.security == "insecure",
+            timeout_s=request.isolation.step_timeout_s,
+        )
+
+    def _run(self, spec: StepSpec, step: Step, stage: Stage, vertex: Vertex) -> tuple[StepOutcome, Sequence[Refusal]]:
+        if spec.network != "gateway":
+            return self._runner.run(spec, vertex.output, cancel_fd=self._cancel_fd), ()
+        networks: list[StepNetwork] = []
+
+        def serve(descriptors: list[int]) -> None:
+            network = StepNetwork(adopt(descriptors), self._uplink, str(vertex.number))
+            networks.append(network)
+            network.declare(stage.name or str(stage.number), step.text)
+            network.__enter__()
+
+        try:
+            outcome = self._runner.run(spec, vertex.output, on_listeners=serve, cancel_fd=self._cancel_fd)
+            return outcome, [refusal for network in networks for refusal in network.refusals]
+        finally:
+            for network in networks:
+                network.close()
+
+
+def environment(op: RunOp, home: str, secrets: Sequence[tuple[str, str]], network: str) -> tuple[tuple[str, str], ...]:
+    """The whole environment of a step. What the image or the operator says beats what we add."""
+    values = dict(proxy_environment()) if network == "gateway" else {}
+    values |= dict(op.env_uncached)
+    values |= dict(op.env)
+    values.setdefault("PATH", DEFAULT_PATH)
+    values.setdefault("HOME", home)
+    values |= dict(secrets)
+    return tuple(values.items())
+
+
+def _user(root: str, text: str) -> ResolvedUser:
+    root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return resolve_user(root_fd, text)
+    finally:
+        os.close(root_fd)
+
+
+def _listeners(ports: Sequence[int]) -> tuple[tuple[str, str, int], ...]:
+    """The sockets of a step's namespace in the order that listeners.adopt expects."""
+    fixed = (("udp", NAMESERVER, 53), ("tcp", NAMESERVER, 53), ("tcp", PROXY_HOST, PROXY_PORT))
+    return (*fixed, *(("tcp", "0.0.0.0", port) for port in ports if port != PROXY_PORT))  # noqa: S104 - in the step's namespace
+
+
+def _failure(op: RunOp, step: Step, outcome: StepOutcome, refusals: Sequence[Refusal], timeout_s: float) -> SandboxbuildError:
+    """What a step's bad end is called, as BuildKit words it, and what would have let it go on."""
+    if outcome.ended_by == "timeout":
+        return BuildTimeout(f"the step took longer than {timeout_s:g} s: {step.text}")
+    if outcome.ended_by == "output":
+        return LimitExceeded(f"the step wrote more output than the policy allows: {step.text}")
+    if outcome.ended_by == "cancel":
+        return Interrupted("the step was ended with the build", signal_number=15)
+    detail = f": {outcome.message}" if outcome.message else ""
+    return StepFailed(
+        f'process "{shlex.join(op.argv)}" did not complete successfully: exit code: {outcome.status}{detail}',
+        status=outcome.status,
+        span=step.span,
+        hint=refusal_hint(refusals),
+    )
+
+
+def refusal_hint(refusals: Sequence[Refusal]) -> str:
+    """Which names and ports a step asked for in vain, and the policy line that would allow them."""
+    if not refusals:
+        return ""
+    shown = [f"{refusal.name}:{refusal.port}" if refusal.port else refusal.name for refusal in refusals[:SHOWN_REFUSALS]]
+    more = f" and {len(refusals) - SHOWN_REFUSALS} more" if len(refusals) > SHOWN_REFUSALS else ""
+    first = next((refusal.hint for refusal in refusals if refusal.hint), "")
+    return f"the step asked for {', '.join(shown)}{more}, which the policy doesn't allow" + (f"; {first}" if first else "")

@@ -26,7 +26,7 @@ from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.mutate import Assembled, assemble_index
 from sandboxbuild.plan.steps import BaseStage, BuildPlan
 from sandboxbuild.protocol.events import BuildSucceeded, PlanReady
-from sandboxbuild.protocol.request import SCRATCH_PATH, STORE_PATH, UPLINK_PATH, BuildRequest
+from sandboxbuild.protocol.request import STORE_PATH, UPLINK_PATH, BuildRequest
 from sandboxbuild.registry.push import Document
 from sandboxbuild.registry.uplink import Uplink, UplinkAddress, UplinkTransport
 from sandboxbuild.snapshotters import Snapshotter
@@ -40,7 +40,10 @@ def build(request: BuildRequest, runner: StepRunner, channel: EventChannel) -> B
     publisher = Publisher(store, UplinkTransport(uplink), channel, request.pushes)
     try:
         platforms = request.platforms or (request.build_platform,)
-        images = [PlatformBuild(request, name, store, uplink, runner, channel, publisher).run() for name in platforms]
+        with store.layers.staging() as scratch:
+            images = [
+                PlatformBuild(request, name, store, scratch, uplink, runner, channel, publisher).run() for name in platforms
+            ]
         return _publish(request, images, store, publisher)
     except BaseException:
         publisher.abort()
@@ -71,6 +74,7 @@ class PlatformBuild:
         request: BuildRequest,
         platform: str,
         store: Store,
+        scratch: str,
         uplink: Uplink,
         runner: StepRunner,
         channel: EventChannel,
@@ -79,6 +83,7 @@ class PlatformBuild:
         self._request = request
         self._platform = platform
         self._store = store
+        self._scratch = scratch
         self._uplink = uplink
         self._runner = runner
         self._channel = channel
@@ -107,7 +112,7 @@ class PlatformBuild:
 
     def _run_stages(self, plan: BuildPlan) -> StageResults:
         results = StageResults([stage.number for stage in plan.stages])
-        snapshotter = choose_snapshotter(self._request.snapshotter, SCRATCH_PATH)
+        snapshotter = choose_snapshotter(self._request.snapshotter, self._scratch)
         stages = self._stages(plan, results, snapshotter)
         results.run_all(lambda number: stages.run(plan.stage(number)), lambda: os.eventfd_write(self._cancel_fd, 1))
         return results
@@ -115,11 +120,11 @@ class PlatformBuild:
     def _stages(self, plan: BuildPlan, results: StageResults, snapshotter: Snapshotter) -> Stages:
         request = self._request
         sources = Sources(
-            request, layers=self._layers, bases=self._bases, results=results, snapshotter=snapshotter, scratch=SCRATCH_PATH
+            request, layers=self._layers, bases=self._bases, results=results, snapshotter=snapshotter, scratch=self._scratch
         )
-        copies = Copies(sources, RemoteFiles(self._uplink, SCRATCH_PATH), self._store, request.source_date_epoch)
+        copies = Copies(sources, RemoteFiles(self._uplink, self._scratch), self._store, request.source_date_epoch)
         caches = CacheMounts(os.path.join(STORE_PATH, "mounts"))
-        mounts = RunMounts(request, sources, copies, caches, self._uplink, SCRATCH_PATH)
+        mounts = RunMounts(request, sources, copies, caches, self._uplink, self._scratch)
         runs = Runs(request, mounts, self._runner, self._uplink, self._cancel_fd)
         workshop = StepWorkshop(
             platform=self._platform,

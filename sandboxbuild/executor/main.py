@@ -1,4 +1,5 @@
-"""The executor's entry point: a request comes in on standard input, events go out on standard output, the end is always said."""
+"""The executor's entry point: a request comes in on standard input, events go out on standard output, the end is
+always said."""
 
 from __future__ import annotations
 

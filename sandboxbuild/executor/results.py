@@ -44,7 +44,7 @@ class StageResults:
         return self._first_error is not None
 
     def run_all(self, run: Callable[[int], StageResult], on_failure: Callable[[], None]) -> None:
-        """Run each stage on a thread of its own; `on_failure` is called once, at the first error, which is raised in the end."""
+        """Run each stage on its own thread; `on_failure` is called once, at the first error, which is raised in the end."""
         threads = [
             threading.Thread(target=self._run_one, args=(number, run, on_failure), name=f"stage-{number}", daemon=True)
             for number in self._done

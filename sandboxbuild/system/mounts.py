@@ -161,6 +161,15 @@ def mount_devpts(target: Place) -> None:
         libc.mount("devpts", _text(target), "devpts", flags, options)
 
 
+def mount_mqueue(target: Place) -> None:
+    """POSIX message queues of the caller's ipc namespace; nothing where the kernel has none."""
+    try:
+        libc.mount("mqueue", _text(target), "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
+    except OSError as error:
+        if error.errno != errno.ENODEV:
+            raise
+
+
 def mount_overlay(target: str, lowers_top_first: Sequence[str], upper: str | None, work: str | None) -> None:
     """An overlay of directories at `target`, nodev; without `upper` it is read-only and needs two lowers (overlayfs.rst).
 

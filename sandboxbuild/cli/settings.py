@@ -16,7 +16,7 @@ PULL_WORDS = {"": False, "true": True, "false": False, "always": True, "newer": 
 
 def build_settings(path: str | None, values: Mapping[str, Any], environ: Mapping[str, str]) -> BuildSettings:
     """`values` are click's, by the parameter names of RUN_FLAGS. Raises UsageError."""
-    outputs = [_output(text) for text in values["output"]]
+    outputs = [output_spec(text) for text in values["output"]]
     for flag, kind, as_tar in (("tar_path", "docker", True), ("oci_layout_path", "oci", False)):
         if values[flag]:
             outputs.append(arguments.ParsedOutput(OutputSpec(kind, values[flag], as_tar)))
@@ -59,7 +59,7 @@ def build_settings(path: str | None, values: Mapping[str, Any], environ: Mapping
         profile=values["profile"] or "plain",
         store=values["store"] or "",
         snapshotter=values["snapshotter"] or "auto",
-        registries=_registries(values),
+        registries=registry_settings(values),
         reports=ReportFiles(
             image_id=values["iidfile"] or "",
             metadata=values["metadata_file"] or "",
@@ -70,7 +70,24 @@ def build_settings(path: str | None, values: Mapping[str, Any], environ: Mapping
     )
 
 
-def _output(text: str) -> arguments.ParsedOutput:
+def plan_settings(path: str | None, values: Mapping[str, Any], environ: Mapping[str, str]) -> BuildSettings:
+    """The few of them that decide a plan."""
+    return BuildSettings(
+        context=_context(path, values["context"]),
+        context_subpath=values["context_sub_path"] or "",
+        dockerfile=values["file"] or "",
+        target=values["target"] or "",
+        build_args=arguments.parse_build_args(values["build_arg"], environ),
+        named_contexts=arguments.parse_pairs(values["build_context"], "--build-context"),
+        labels=arguments.parse_pairs(values["label"], "--label"),
+        platforms=_platforms(values["platform"], environ),
+        source_date_epoch=_epoch(values, environ),
+        store=values["store"] or "",
+    )
+
+
+def output_spec(text: str) -> arguments.ParsedOutput:
+    """An --output, with a look at whether its destination is a folder."""
     destination = arguments.output_destination(text)
     return arguments.parse_output(text, is_directory=destination not in ("", "-") and os.path.isdir(destination))
 
@@ -105,7 +122,7 @@ def _network(text: str | None) -> str:
 def _epoch(values: Mapping[str, Any], environ: Mapping[str, str]) -> int | None:
     text = values["source_date_epoch"] or environ.get("SOURCE_DATE_EPOCH", "")
     if not text:
-        return 0 if values["reproducible"] else None
+        return 0 if values.get("reproducible") else None
     if not text.isascii() or not text.isdigit() or len(text) > 12:
         raise UsageError(f"--source-date-epoch {text!r} is no number of seconds since 1970")
     return int(text)
@@ -118,16 +135,17 @@ def _measure(flag: str, text: str, parse: Callable[[str], Any]) -> Any:
         raise UsageError(f"{flag}: {error.message}", hint=error.hint) from error
 
 
-def _registries(values: Mapping[str, Any]) -> RegistrySettings:
+def registry_settings(values: Mapping[str, Any]) -> RegistrySettings:
+    """Commands that only push lack the flags about pulling."""
     unverified = values["tls_verify"] is False
     return RegistrySettings(
-        mirrors=tuple(values["registry_mirror"]),
+        mirrors=tuple(values.get("registry_mirror", ())),
         maps=arguments.parse_registry_maps(values["registry_map"]),
         fallback=not values["skip_default_registry_fallback"],
-        insecure_pull=bool(values["insecure_pull"]),
+        insecure_pull=bool(values.get("insecure_pull")),
         insecure_push=bool(values["insecure"]),
         insecure_hosts=tuple(values["insecure_registry"]),
-        unverified_pull=unverified or bool(values["skip_tls_verify_pull"]),
+        unverified_pull=unverified or bool(values.get("skip_tls_verify_pull")),
         unverified_push=unverified or bool(values["skip_tls_verify"]),
         unverified_hosts=tuple(values["skip_tls_verify_registry"]),
         certificates=arguments.parse_pairs(values["registry_certificate"], "--registry-certificate"),

@@ -1,0 +1,165 @@
+"""The use case outside the sandbox, top to bottom: find the input, start the sandbox, listen, verify, write the outputs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from typing import BinaryIO
+
+from sandboxbuild.errors import PolicyError, SandboxbuildError
+from sandboxbuild.launcher import messages
+from sandboxbuild.launcher.conversation import Conversation, Observer
+from sandboxbuild.launcher.gatewayconfig import gateway_config
+from sandboxbuild.launcher.interruption import Interruption
+from sandboxbuild.launcher.outcome import BuildOutcome, Record
+from sandboxbuild.launcher.outputs import check_outputs, write_outputs
+from sandboxbuild.launcher.planning import pulled_repositories
+from sandboxbuild.launcher.reports import forget_old, write_failure, write_reports
+from sandboxbuild.launcher.request import image_names, make_request
+from sandboxbuild.launcher.sandbox import SandboxPlan, started_sandbox
+from sandboxbuild.launcher.settings import BuildSettings
+from sandboxbuild.launcher.sources import Sources, find_sources
+from sandboxbuild.launcher.stores import open_store
+from sandboxbuild.launcher.verify import verify_result
+from sandboxbuild.oci.descriptor import Descriptor
+from sandboxbuild.oci.platform import host_platform
+from sandboxbuild.protocol.events import BuildSucceeded, Event, PushCompleted
+from sandboxbuild.protocol.request import BuildRequest, StepIsolation
+from sandboxbuild.runtimes.bundle import prepare_bundle
+from sandboxbuild.runtimes.namespaces import NamespacesRuntime
+from sandboxbuild.store import Store
+from sandboxbuild.system import idmap
+
+
+def ignore(_event: Event | None) -> None:
+    """An observer for those who want only the outcome."""
+
+
+def build(
+    settings: BuildSettings,
+    observe: Observer = ignore,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    stdin: BinaryIO | None = None,
+) -> BuildOutcome:
+    """Build one image, keep it in the store, and write what was asked for. `observe` sees each event, and None now and then.
+
+    Raises the errors of `errors`, each with its exit code; Interrupted for a signal, where this is the main thread.
+    """
+    build_id = f"{time.time_ns() // 1_000_000:x}-{secrets.token_hex(4)}"
+    record = Record()
+
+    def watch(event: Event | None) -> None:
+        record.add(event)
+        observe(event)
+
+    forget_old(settings.reports)
+    try:
+        with Interruption() as interruption:
+            outcome = _Build(settings, build_id, record, watch, interruption, environ).run(stdin or sys.stdin.buffer)
+        write_reports(settings, outcome)
+    except SandboxbuildError as error:
+        write_failure(settings, build_id, record, error)
+        raise
+    return outcome
+
+
+class _Build:
+    """One build's common knowledge, so that each of its steps is a short method."""
+
+    def __init__(
+        self,
+        settings: BuildSettings,
+        build_id: str,
+        record: Record,
+        observe: Observer,
+        interruption: Interruption,
+        environ: Mapping[str, str],
+    ) -> None:
+        self.settings = settings
+        self.build_id = build_id
+        self.record = record
+        self.observe = observe
+        self.interruption = interruption
+        self.environ = environ
+        self.deadline = time.monotonic() + settings.timeout_s if settings.timeout_s else None
+        self.pushes = image_names((*settings.pushes, *(settings.tags if settings.push_tags else ())), "--destination")
+        self.names = tuple(dict.fromkeys((*image_names(settings.tags, "--tag"), *self.pushes)))
+
+    def run(self, stdin: BinaryIO) -> BuildOutcome:
+        settings = self.settings
+        isolation = choose_isolation(settings)
+        check_outputs(settings.outputs)
+        sources = find_sources(settings, stdin)
+        ids = idmap.find()
+        request = self._request(sources, isolation, ids.mode)
+        with self.interruption.raising():
+            store = open_store(settings.store, self.environ, build_id=self.build_id, plan=ids)
+        with store:
+            store.hold()
+            result = self._talk(request, sources, ids, store)
+            with self.interruption.raising():
+                descriptor = self._verified(store, result)
+                written = write_outputs(store, descriptor, settings.outputs, self.names)
+        return BuildOutcome(
+            self.build_id, descriptor.media_type, descriptor.digest, descriptor.size_bytes,
+            result.config_digest, self.names, self.record, written,
+        )  # fmt: skip
+
+    def _request(self, sources: Sources, isolation: StepIsolation, ids: str) -> BuildRequest:
+        return make_request(
+            self.settings,
+            sources,
+            build_id=self.build_id,
+            names=self.names,
+            pushes=self.pushes,
+            isolation=isolation,
+            ids=ids,
+            build_platform=this_platform(),
+            processors=len(os.sched_getaffinity(0)),
+        )
+
+    def _talk(self, request: BuildRequest, sources: Sources, ids: idmap.IdPlan, store: Store) -> BuildSucceeded:
+        """Start the sandbox, and let the executor build in it."""
+        pulls = self._pulls(sources)
+        gateway = gateway_config(self.settings, build_id=self.build_id, pulls=pulls, pushes=self.pushes, environ=self.environ)
+        network = "host" if request.isolation.network == "host" else "none"
+        plan = SandboxPlan(self.build_id, sources, ids, prepare_bundle(store.path), store.path, network)
+        with started_sandbox(plan, gateway, NamespacesRuntime(), self.interruption) as sandbox:
+            messages.prepare()  # while the executor starts
+            talk = Conversation(sandbox, self.interruption, self.observe, deadline=self.deadline)
+            try:
+                return talk.run(request)
+            finally:
+                if self.environ.get("SANDBOXBUILD_DEBUG"):
+                    sys.stderr.buffer.write(bytes(talk.log))
+
+    def _pulls(self, sources: Sources) -> tuple[str, ...]:
+        """What the gateway lets through: what the Dockerfile names. Raises DockerfileError before anything is started."""
+        from sandboxbuild.dockerfile import parse
+
+        if sources.dockerfile is None:
+            return ()
+        return pulled_repositories(parse(sources.dockerfile, sources.dockerfile_name), self.settings, this_platform())
+
+    def _verified(self, store: Store, result: BuildSucceeded) -> Descriptor:
+        """The image's descriptor; an image without a name is kept under its digest."""
+        descriptor = verify_result(store, result, names=self.names, pushes=self.pushes, pushed=self.record.of(PushCompleted))
+        for name in self.names or (descriptor.digest,):
+            store.images.tag(name, descriptor)
+        return descriptor
+
+
+def choose_isolation(settings: BuildSettings) -> StepIsolation:
+    """What the steps are confined to. Raises PolicyError for a profile that can't be had."""
+    if settings.profile != "plain":
+        raise PolicyError(f"the profile {settings.profile!r} is not available", hint="--profile plain is")
+    return StepIsolation(network="none" if settings.network == "none" else "host")
+
+
+def this_platform() -> str:
+    system = os.uname()
+    return str(host_platform(system.sysname, system.machine))

@@ -1,0 +1,58 @@
+"""What the gateway of one build is told: who may be reached, how, and with whose credentials. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sandboxbuild.gateway.config import GatewayConfig, SecretFrom
+from sandboxbuild.launcher.settings import BuildSettings, RegistrySettings
+from sandboxbuild.oci.reference import DEFAULT_REGISTRY, parse_reference
+from sandboxbuild.policy.isolation import RegistryAccess
+
+_PROXY_VARIABLES = (("http", "http_proxy"), ("https", "https_proxy"), ("no", "no_proxy"))
+
+
+def gateway_config(
+    settings: BuildSettings, *, build_id: str, pulls: Sequence[str], pushes: Sequence[str], environ: Mapping[str, str]
+) -> GatewayConfig:
+    """`pulls` are HOST/PATH, `pushes` full references. The socket is left for the caller."""
+    registries = settings.registries
+    pull_hosts = [pull.partition("/")[0] for pull in pulls]
+    push_hosts = [parse_reference(push).registry for push in pushes]
+    return GatewayConfig(
+        build_id=build_id,
+        registries=RegistryAccess(pull=tuple(pulls), from_dockerfile=True, pushes=tuple(pushes)),
+        mirrors=mirrors(registries),
+        mirror_fallback=registries.fallback,
+        plain_hosts=_chosen(
+            registries.insecure_hosts, (registries.insecure_pull, pull_hosts), (registries.insecure_push, push_hosts)
+        ),
+        unverified_hosts=_chosen(
+            registries.unverified_hosts, (registries.unverified_pull, pull_hosts), (registries.unverified_push, push_hosts)
+        ),
+        authorities=registries.certificates,
+        auth_file=registries.authfile,
+        proxies=_proxies(environ),
+        secrets=tuple(SecretFrom(secret.secret_id, secret.path, secret.variable) for secret in settings.secrets),
+    )
+
+
+def mirrors(registries: RegistrySettings) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """HOST -> its substitutes in order; --registry-mirror is for docker.io, as kaniko has it."""
+    table: dict[str, list[str]] = {}
+    for host, substitute in registries.maps:
+        table.setdefault("docker.io" if host == "index.docker.io" else host, []).append(substitute)
+    if registries.mirrors:
+        table.setdefault(DEFAULT_REGISTRY, []).extend(registries.mirrors)
+    return tuple((host, tuple(substitutes)) for host, substitutes in table.items())
+
+
+def _chosen(named: Sequence[str], *conditional: tuple[bool, Sequence[str]]) -> tuple[str, ...]:
+    hosts = [*named, *(host for wanted, hosts in conditional if wanted for host in hosts)]
+    return tuple(dict.fromkeys(hosts))
+
+
+def _proxies(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """HTTP_PROXY and friends, either case; the lower one wins, as in curl."""
+    found = ((kind, environ.get(name) or environ.get(name.upper(), "")) for kind, name in _PROXY_VARIABLES)
+    return tuple((kind, value) for kind, value in found if value)

@@ -1,0 +1,38 @@
+"""What the launcher reads out of a Dockerfile by pure code: the options of lowering, and what may be pulled for a build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sandboxbuild.dockerfile import Dockerfile, LowerOptions, base_images
+from sandboxbuild.launcher.settings import BuildSettings
+from sandboxbuild.oci.reference import parse_reference
+
+DOCKER_IMAGE: str = "docker-image://"
+
+
+def lower_options(settings: BuildSettings, platform: str, build_platform: str) -> LowerOptions:
+    """`platform` is the one of --platform that is meant, "" where none was given."""
+    return LowerOptions(
+        target=settings.target,
+        build_args=settings.build_args,
+        labels=settings.labels,
+        platform=platform,
+        build_platform=build_platform,
+        source_date_epoch=settings.source_date_epoch,
+        named_contexts=settings.named_contexts,
+    )
+
+
+def pulled_repositories(dockerfile: Dockerfile, settings: BuildSettings, build_platform: str) -> tuple[str, ...]:
+    """HOST/PATH of everything that the needed stages name, on any of the platforms. Raises DockerfileError."""
+    references: list[str] = []
+    for platform in settings.platforms or ("",):
+        options = lower_options(settings, platform, build_platform)
+        references += [image.reference for image in base_images(dockerfile, options)]
+    references += [value.removeprefix(DOCKER_IMAGE) for _, value in settings.named_contexts if value.startswith(DOCKER_IMAGE)]
+    return repositories(references)
+
+
+def repositories(references: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(parse_reference(reference.removeprefix(DOCKER_IMAGE)).name for reference in references))

@@ -1,0 +1,123 @@
+"""One build's sandbox: bundle, gateway and runtime, started together and gone together.
+
+In order: a folder for the gateway's socket, the gateway, the sandbox with its mounts. Each is undone in reverse, whatever
+happened, and a second signal makes the undoing quick.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, NamedTuple
+
+from sandboxbuild.errors import IsolationError
+from sandboxbuild.gateway.config import GatewayConfig
+from sandboxbuild.gateway.process import Gateway
+from sandboxbuild.launcher.interruption import Interruption
+from sandboxbuild.launcher.sources import Sources
+from sandboxbuild.launcher.stores import outside_id
+from sandboxbuild.protocol.request import CONTEXTS_PATH, STORE_PATH, UPLINK_PATH
+from sandboxbuild.runtimes import Runtime, Sandbox, SandboxMount, SandboxSpec
+from sandboxbuild.runtimes.bundle import Bundle
+from sandboxbuild.runtimes.namespaces import id_ranges
+from sandboxbuild.system.idmap import IdPlan
+
+GRACE_S: Final = 3.0  # for an executor to end by itself once its standard input is closed
+_SOCKET_LIMIT: Final = 100  # bytes of a unix socket's path; sun_path has 108 (unix(7))
+
+
+class SandboxPlan(NamedTuple):
+    """All that decides what the sandbox is. `network` is none or host, as in SandboxSpec."""
+
+    build_id: str
+    sources: Sources
+    ids: IdPlan
+    bundle: Bundle
+    store: str
+    network: str
+
+
+@contextmanager
+def started_sandbox(
+    plan: SandboxPlan, gateway: GatewayConfig, runtime: Runtime, interruption: Interruption
+) -> Iterator[Sandbox]:
+    """A sandbox whose executor runs and whose uplink leads to a gateway made of `gateway` (its socket is filled in here)."""
+    uid = outside_id(plan.ids.uids, plan.ids.identity)
+    with uplink_folder(uid, outside_id(plan.ids.gids, plan.ids.identity)) as folder:
+        config = gateway._replace(socket_path=f"{folder}/{os.path.basename(UPLINK_PATH)}", socket_uid=uid, peer_uids=(uid,))
+        with Gateway.start(config):
+            sandbox = runtime.launch(sandbox_spec(plan, folder))
+            try:
+                yield sandbox
+            finally:
+                stop(sandbox, interruption)
+
+
+@contextmanager
+def uplink_folder(uid: int, gid: int) -> Iterator[str]:
+    """A folder that the executor may enter and nobody else (but root), with a path short enough for a socket in it."""
+    for parent in (os.environ.get("XDG_RUNTIME_DIR", ""), "/run", tempfile.gettempdir()):
+        if parent and len(parent) < _SOCKET_LIMIT - 40 and os.access(parent, os.W_OK | os.X_OK):
+            break
+    else:
+        raise IsolationError(
+            "there is no folder for the gateway's socket", hint="set TMPDIR to a short path that can be written to"
+        )
+    folder = tempfile.mkdtemp(prefix="sandboxbuild-", dir=parent)
+    try:
+        if os.geteuid() == 0:
+            os.chown(folder, uid, gid)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sandbox_spec(plan: SandboxPlan, uplink: str) -> SandboxSpec:
+    """Pure: what the driver is told."""
+    uid_ranges, gid_ranges = id_ranges(plan.ids)
+    return SandboxSpec(
+        build_id=plan.build_id,
+        argv=(*plan.bundle.argv, "-m", "sandboxbuild.executor.main"),
+        environment=plan.bundle.environment,
+        mounts=(*plan.bundle.mounts, *build_mounts(plan, uplink)),
+        uid_ranges=uid_ranges,
+        gid_ranges=gid_ranges,
+        identity=plan.ids.identity,
+        network=plan.network,
+        scratch="",
+    )
+
+
+def build_mounts(plan: SandboxPlan, uplink: str) -> tuple[SandboxMount, ...]:
+    """The store, the uplink's folder and the contexts; contexts read-only, with owners as the image is to have them."""
+    is_mapped = os.geteuid() == 0
+    mounts = [
+        SandboxMount(plan.store, STORE_PATH, writable=True),
+        SandboxMount(uplink, os.path.dirname(UPLINK_PATH)),
+    ]
+    if plan.sources.folder:
+        mounts.append(SandboxMount(plan.sources.folder, f"{CONTEXTS_PATH}/default", idmapped=is_mapped))
+    for name, folder in plan.sources.named_folders:
+        mounts.append(SandboxMount(folder, f"{CONTEXTS_PATH}/named/{name}", idmapped=is_mapped))
+    return tuple(mounts)
+
+
+def stop(sandbox: Sandbox, interruption: Interruption) -> None:
+    """End the sandbox: by closing its input and a moment's patience, then by force."""
+    try:
+        sandbox.stdin.close()
+    except OSError:
+        pass
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline and not interruption.is_impatient:
+        try:
+            sandbox.wait(0.05)
+            break
+        except TimeoutError:
+            continue
+    sandbox.kill()
+    sandbox.close()

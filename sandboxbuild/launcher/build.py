@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from typing import BinaryIO
@@ -22,13 +23,13 @@ from sandboxbuild.launcher.request import image_names, make_request
 from sandboxbuild.launcher.sandbox import SandboxPlan, started_sandbox
 from sandboxbuild.launcher.settings import BuildSettings
 from sandboxbuild.launcher.sources import Sources, find_sources
-from sandboxbuild.launcher.stores import open_store
+from sandboxbuild.launcher.stores import bundle_folder, open_store
 from sandboxbuild.launcher.verify import verify_result
 from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.platform import host_platform
 from sandboxbuild.protocol.events import BuildSucceeded, Event, PushCompleted
 from sandboxbuild.protocol.request import BuildRequest, StepIsolation
-from sandboxbuild.runtimes.bundle import prepare_bundle
+from sandboxbuild.runtimes.bundle import ensure_bundle
 from sandboxbuild.runtimes.namespaces import NamespacesRuntime
 from sandboxbuild.store import Store
 from sandboxbuild.system import idmap
@@ -126,10 +127,11 @@ class _Build:
         """Start the sandbox, and let the executor build in it."""
         pulls = self._pulls(sources)
         gateway = gateway_config(self.settings, build_id=self.build_id, pulls=pulls, pushes=self.pushes, environ=self.environ)
+        threading.Thread(target=messages.prepare, name="messages").start()  # ready when the executor is
         network = "host" if request.isolation.network == "host" else "none"
-        plan = SandboxPlan(self.build_id, sources, ids, prepare_bundle(store.path), store.path, network)
+        bundle = ensure_bundle(bundle_folder(self.environ, is_root=os.geteuid() == 0))
+        plan = SandboxPlan(self.build_id, sources, ids, bundle, store.path, network)
         with started_sandbox(plan, gateway, NamespacesRuntime(), self.interruption) as sandbox:
-            messages.prepare()  # while the executor starts
             talk = Conversation(sandbox, self.interruption, self.observe, deadline=self.deadline)
             try:
                 return talk.run(request)

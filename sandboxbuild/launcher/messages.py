@@ -1,11 +1,12 @@
 """Messages: every event of the executor, checked by pydantic before anything in the launcher looks at it.
 
-The shapes are those of `protocol.events`; the bounds are here. Importing pydantic takes a tenth of a second, so `prepare` is
-called while the sandbox starts, and a model is made when its kind of event is first seen.
+The shapes are those of `protocol.events`; the bounds are here. Importing pydantic takes nearly two tenths of a second, so
+`prepare` runs while the sandbox starts, and a model is made when its kind of event is first seen.
 """
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin, get_type_hints
 
@@ -24,7 +25,11 @@ _TYPES: Final = {cls.__name__: cls for cls in (Hello, *get_args(Event))}
 
 
 def prepare() -> None:
-    """Import what checking needs, ahead of the first message."""
+    """Import what checking needs, ahead of the first message; may run in a thread of its own.
+
+    Without pydantic's plugins: they would be code of others in the trust boundary, and looking for them takes 20 ms.
+    """
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     _envelope(Hello)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple
 
 from sandboxbuild.errors import IsolationError
@@ -22,7 +23,7 @@ from sandboxbuild.launcher.sources import Sources
 from sandboxbuild.launcher.stores import outside_id
 from sandboxbuild.protocol.request import CONTEXTS_PATH, STORE_PATH, UPLINK_PATH
 from sandboxbuild.runtimes import Runtime, Sandbox, SandboxMount, SandboxSpec
-from sandboxbuild.runtimes.bundle import Bundle
+from sandboxbuild.runtimes.bundle import TARGET, Bundle
 from sandboxbuild.runtimes.namespaces import id_ranges
 from sandboxbuild.system.idmap import IdPlan
 
@@ -45,16 +46,47 @@ class SandboxPlan(NamedTuple):
 def started_sandbox(
     plan: SandboxPlan, gateway: GatewayConfig, runtime: Runtime, interruption: Interruption
 ) -> Iterator[Sandbox]:
-    """A sandbox whose executor runs and whose uplink leads to a gateway made of `gateway` (its socket is filled in here)."""
-    uid = outside_id(plan.ids.uids, plan.ids.identity)
-    with uplink_folder(uid, outside_id(plan.ids.gids, plan.ids.identity)) as folder:
+    """A sandbox whose executor runs and whose uplink leads to a gateway made of `gateway` (its socket is filled in here).
+
+    Gateway and sandbox start side by side; the executor asks nothing of the gateway before it gets its request.
+    """
+    uid, gid = outside_id(plan.ids.uids, plan.ids.identity), outside_id(plan.ids.gids, plan.ids.identity)
+    with ExitStack() as stack:
+        folder = stack.enter_context(uplink_folder(uid, gid))
         config = gateway._replace(socket_path=f"{folder}/{os.path.basename(UPLINK_PATH)}", socket_uid=uid, peer_uids=(uid,))
-        with Gateway.start(config):
-            sandbox = runtime.launch(sandbox_spec(plan, folder))
-            try:
-                yield sandbox
-            finally:
-                stop(sandbox, interruption)
+        starting = _StartingGateway(config)
+        stack.callback(starting.close)
+        sandbox = runtime.launch(sandbox_spec(plan, folder))
+        stack.callback(stop, sandbox, interruption)
+        starting.wait()
+        yield sandbox
+
+
+class _StartingGateway:
+    """A gateway that is started by a thread of its own."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._gateway: Gateway | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._start, args=(config,), name="gateway start")
+        self._thread.start()
+
+    def _start(self, config: GatewayConfig) -> None:
+        try:
+            self._gateway = Gateway.start(config)
+        except BaseException as error:  # raised by wait(), in the thread that wants the gateway
+            self._error = error
+
+    def wait(self) -> None:
+        """Until it listens. Raises what kept it from that."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._thread.join()
+        if self._gateway is not None:
+            self._gateway.close()
 
 
 @contextmanager
@@ -81,9 +113,9 @@ def sandbox_spec(plan: SandboxPlan, uplink: str) -> SandboxSpec:
     uid_ranges, gid_ranges = id_ranges(plan.ids)
     return SandboxSpec(
         build_id=plan.build_id,
-        argv=(*plan.bundle.argv, "-m", "sandboxbuild.executor.main"),
+        argv=(*plan.bundle.argv_prefix, "-m", "sandboxbuild.executor.main"),
         environment=plan.bundle.environment,
-        mounts=(*plan.bundle.mounts, *build_mounts(plan, uplink)),
+        mounts=(SandboxMount(plan.bundle.path, TARGET), *build_mounts(plan, uplink)),
         uid_ranges=uid_ranges,
         gid_ranges=gid_ranges,
         identity=plan.ids.identity,

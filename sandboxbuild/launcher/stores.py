@@ -11,6 +11,7 @@ from sandboxbuild.store import Store
 from sandboxbuild.system import idmap
 
 SYSTEM_STORE: Final = "/var/lib/sandboxbuild"
+SYSTEM_CACHE: Final = "/var/cache/sandboxbuild"
 
 
 def store_path(option: str, environ: Mapping[str, str], *, is_root: bool) -> str:
@@ -18,15 +19,23 @@ def store_path(option: str, environ: Mapping[str, str], *, is_root: bool) -> str
     chosen = option or environ.get("SANDBOXBUILD_STORE", "")
     if chosen:
         return os.path.abspath(chosen)
-    if is_root:
-        return SYSTEM_STORE
-    data = environ.get("XDG_DATA_HOME", "")
-    if not os.path.isabs(data):  # basedir-spec: a relative path is ignored
+    return SYSTEM_STORE if is_root else _below_home(environ, "XDG_DATA_HOME", ".local/share")
+
+
+def bundle_folder(environ: Mapping[str, str], *, is_root: bool) -> str:
+    """Where the programs for sandboxes are kept: never in the store, which sandboxes write to."""
+    return SYSTEM_CACHE if is_root else _below_home(environ, "XDG_CACHE_HOME", ".cache")
+
+
+def _below_home(environ: Mapping[str, str], variable: str, default: str) -> str:
+    """A folder of the user's own (XDG basedir-spec: a relative path in the variable is ignored)."""
+    folder = environ.get(variable, "")
+    if not os.path.isabs(folder):
         home = environ.get("HOME", "")
         if not os.path.isabs(home):
-            raise UsageError("there is no place for the store: neither HOME nor XDG_DATA_HOME is set", hint="use --store PATH")
-        data = f"{home}/.local/share"
-    return f"{data}/sandboxbuild"
+            raise UsageError(f"there is no place to keep things: neither HOME nor {variable} is set")
+        folder = f"{home}/{default}"
+    return f"{folder}/sandboxbuild"
 
 
 def open_store(option: str, environ: Mapping[str, str], *, build_id: str = "", plan: idmap.IdPlan | None = None) -> Store:

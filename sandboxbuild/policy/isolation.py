@@ -13,7 +13,8 @@ class StepIsolation(NamedTuple):
     """What a step is confined to; resolved by the launcher (policy.resolve), obeyed by the executor.
 
     `seccomp_program` is compiled BPF (an array of struct sock_filter), b"" for none. `capabilities` are names without CAP_.
-    `network` is the network that a step with --network=default gets: "gateway", "none" or "host".
+    `network` is the network that a step with --network=default gets: "gateway", "none" or "host"; `host_network` lets
+    RUN --network=host have the host's. `cpus` is how many processors' time a step may use (0.0: all).
     """
 
     seccomp_program: bytes = b""
@@ -40,6 +41,8 @@ class StepIsolation(NamedTuple):
     inodes: int = 0
     output_bytes: int = 0
     step_timeout_s: float = 0.0
+    host_network: bool = False
+    cpus: float = 0.0
 
 
 class Allow(NamedTuple):

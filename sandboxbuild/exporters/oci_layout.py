@@ -18,7 +18,7 @@ from sandboxbuild.exporters.destination import (
     write_new_file,
 )
 from sandboxbuild.exporters.tarfiles import TarFile
-from sandboxbuild.oci.descriptor import Descriptor
+from sandboxbuild.oci.descriptor import OCI_INDEX, Descriptor
 from sandboxbuild.oci.digest import algorithm_of, encoded_of
 from sandboxbuild.oci.documents import MAX_DOCUMENT_BYTES, encode_document
 from sandboxbuild.oci.manifest import Index, decode_index, encode_index
@@ -108,7 +108,7 @@ def _present_index(folder: str) -> Index:
         raise UsageError(
             f"the output {folder} is a directory with other things in it, and no OCI layout", hint="give another directory"
         ) from error
-    return decode_index(data)
+    return decode_index(data, OCI_INDEX)
 
 
 def _fill(folder: str, store: Store, image: Descriptor, index: Index) -> None:

@@ -116,7 +116,7 @@ def _steps(root: Root) -> Iterator[Item]:
         try:
             record = decode_record(read_small(folder, name))
         except OSError:
-            continue
+            record = None  # torn or no file at all: it keeps nothing, and goes when its turn comes
         blobs = frozenset() if record is None or record.layer is None else frozenset({record.layer.digest})
         chains = frozenset() if record is None or not record.chain_id else frozenset({record.chain_id})
         size_bytes = status.st_blocks * _BLOCK

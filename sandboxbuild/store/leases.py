@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from sandboxbuild.errors import LimitExceeded, UsageError
-from sandboxbuild.store.disk import disk_errors
+from sandboxbuild.store.disk import disk_errors, is_full
 from sandboxbuild.store.layout import Root, is_plain_name
 
 _PRUNE_LOCK: Final = "prune.lock"
@@ -89,8 +89,7 @@ def removing(root: Root) -> Iterator[None]:
 
 def _locked(root: Root, operation: int) -> int:
     """A descriptor of its own holds each lock, for flock counts by open description and not by thread."""
-    with disk_errors(root.path):
-        fd = os.open(_PRUNE_LOCK, _OPEN | os.O_CREAT, 0o600, dir_fd=root.fd)
+    fd = _opened(root, root.fd, _PRUNE_LOCK)
     try:
         root.give_to_owner(fd)
         deadline = 0.0
@@ -106,11 +105,20 @@ def _locked(root: Root, operation: int) -> int:
     return fd
 
 
+def _opened(root: Root, folder: int, name: str) -> int:
+    with disk_errors(root.path):
+        try:
+            return os.open(name, _OPEN | os.O_CREAT, 0o600, dir_fd=folder)
+        except OSError as error:
+            if is_full(error):
+                raise
+            raise UsageError(f"the store {root.path} can't be locked: {name}: {error.strerror}") from error
+
+
 def _hold(root: Root, name: str) -> int:
     folder = root.folder("builds")
     while True:
-        with disk_errors(root.path):
-            fd = os.open(name, _OPEN | os.O_CREAT, 0o600, dir_fd=folder)
+        fd = _opened(root, folder, name)
         # One who is about to remove the file holds it alone; then it has no name any more, and a new one is made.
         if _try(fd, fcntl.LOCK_SH) and _is_same(folder, name, fd):
             root.give_to_owner(fd)

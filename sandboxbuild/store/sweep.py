@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
+from sandboxbuild.errors import IsolationError
 from sandboxbuild.store.disk import fresh_name
 from sandboxbuild.store.inventory import Item
 from sandboxbuild.store.layout import is_plain_name
@@ -93,7 +94,14 @@ def _rename(scratch: Scratch, item: Item, trash: str) -> bool:
 
 
 def _destroy(scratch: Scratch, trash: str, remove: Remove | None) -> None:
-    if remove is None:
+    path = f"{scratch.path}/{trash}"
+    if remove is not None:
+        remove(path)
+        return
+    try:
         scratch.remove(trash)
-    else:
-        remove(f"{scratch.path}/{trash}")
+    except PermissionError as error:
+        raise IsolationError(
+            f"{path} holds unpacked layers of other user ids, which this user can't remove",
+            hint="they go when a build with these ids clears the store, or remove the store as root",
+        ) from error

@@ -11,8 +11,13 @@ from sandboxbuild.registry import Response
 ERROR_BODY_LIMIT_BYTES: Final = 64 * 1024
 QUOTE_LIMIT: Final = 300
 
-# The gateway sets this header on its own refusals and on nothing else; it takes it out of what registries send.
+# Headers that the gateway alone sets: what registries send under such names is dropped (registry.transport).
 REFUSED_HEADER: Final = "sandboxbuild-refused"
+# The gateway's own failures to get an answer: "final", or "transient" where another try may help.
+FAILED_HEADER: Final = "sandboxbuild-failed"
+HINT_HEADER: Final = "sandboxbuild-hint"
+OWN_PREFIX: Final = "sandboxbuild-"
+HINT_LIMIT: Final = 1000
 
 _TRANSIENT: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MEANING: Final = {
@@ -41,18 +46,21 @@ def quoted(text: str, limit: int = QUOTE_LIMIT) -> str:
 
 def failure(response: Response, what: str) -> SandboxbuildError:
     """The error that an unexpected answer to `what` ("pull of x from y") stands for. Reads and closes the response."""
-    document = _error_document(response)
-    said = _said(document)
+    said = _said(_error_document(response))
+    hint = quoted(response.headers.get(HINT_HEADER, ""), HINT_LIMIT)
     if response.headers.get(REFUSED_HEADER):
-        return PolicyError(f"{what}: {said or 'refused by the gateway'}", hint=quoted(_field(document, "hint")))
+        return PolicyError(f"{what}: {said or 'refused by the gateway'}", hint=hint)
+    failed = response.headers.get(FAILED_HEADER, "")
+    if failed:
+        kind = TransientError if failed == "transient" else RegistryError
+        return kind(f"{what}: {said or 'no answer'}", status=response.status, hint=hint)
     meaning = _MEANING.get(response.status, "")
     message = f"{what}: the registry answered {response.status}" + (f" ({meaning})" if meaning else "")
     message += f": {said}" if said else ""
     if response.status in _TRANSIENT:
-        return TransientError(
-            message, status=response.status, retry_after_s=retry_after_s(response.headers.get("retry-after", ""))
-        )
-    return RegistryError(message, status=response.status, hint=quoted(_field(document, "hint")))
+        asked_s = retry_after_s(response.headers.get("retry-after", ""))
+        return TransientError(message, status=response.status, retry_after_s=asked_s, hint=hint)
+    return RegistryError(message, status=response.status, hint=hint)
 
 
 def retry_after_s(value: str) -> float:
@@ -84,11 +92,6 @@ def _said(document: object) -> str:
             words = [word for word in (entry.get("code"), entry.get("message")) if isinstance(word, str) and word]
             said.append(quoted(": ".join(words)))
     return "; ".join(said)
-
-
-def _field(document: object, name: str) -> str:
-    value = document.get(name) if isinstance(document, dict) else None
-    return value if isinstance(value, str) else ""
 
 
 def read_bounded(response: Response, limit_bytes: int) -> bytes:

@@ -12,9 +12,7 @@ from typing import Final, NamedTuple
 HEAD_LIMIT_BYTES: Final = 64 * 1024
 _HEADERS_LIMIT: Final = 100
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [ -~]{0,100})?")
-_FIELD: Final = re.compile(
-    rb"([A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}):[ \t]*([\x21-\x7e\x80-\xff]?(?:[ \t\x21-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?)[ \t]*"
-)
+_FIELD: Final = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}):([ \t\x21-\x7e\x80-\xff]*)")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _CHUNK_SIZE: Final = re.compile(rb"[0-9A-Fa-f]{1,8}")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
@@ -70,7 +68,7 @@ def parse_head(method: str, head: bytes) -> ResponseHead:
         name = field[1].decode("ascii").lower()
         if name in headers:
             raise MalformedResponse("a header is given twice")
-        headers[name] = field[2].decode("latin-1")
+        headers[name] = field[2].strip(b" \t").decode("latin-1")
     status = int(match[1])
     reusable = headers.get("connection", "").lower() != "close"
     return ResponseHead(status, headers, _body_length(method, status, headers), reusable)

@@ -13,27 +13,31 @@ from sandboxbuild.registry.addresses import LOOPBACK, PRIVATE, PUBLIC, RESERVED,
 from sandboxbuild.registry.auth import HUB_NAMES, Authenticator, CredentialSource, Origin, origin_of
 from sandboxbuild.registry.failures import TransientError, quoted, read_bounded
 from sandboxbuild.registry.routes import UnknownRequest, is_host, parse_request
-from sandboxbuild.registry.transport import AddressPolicy, NoAnswer, NotTls, Wire
+from sandboxbuild.registry.transport import AddressClasses, NoAnswer, NotTls, Wire
 
 REDIRECTS_LIMIT: Final = 5
 TOKEN_ANSWER_LIMIT_BYTES: Final = 256 * 1024
 _HUB_HOST: Final = "registry-1.docker.io"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
-ANYWHERE: Final = AddressPolicy(frozenset({PUBLIC, PRIVATE, LOOPBACK, RESERVED}))
+ANYWHERE: Final = AddressClasses(frozenset({PUBLIC, PRIVATE, LOOPBACK, RESERVED}))
 # Whither a registry may send us on, by the class of its own address: never further inside than it is itself.
 _ONWARD: Final = {
     LOOPBACK: ANYWHERE,
-    PRIVATE: AddressPolicy(frozenset({PUBLIC, PRIVATE, RESERVED})),
-    RESERVED: AddressPolicy(frozenset({PUBLIC, RESERVED})),
-    PUBLIC: AddressPolicy(frozenset({PUBLIC})),
+    PRIVATE: AddressClasses(frozenset({PUBLIC, PRIVATE, RESERVED})),
+    RESERVED: AddressClasses(frozenset({PUBLIC, RESERVED})),
+    PUBLIC: AddressClasses(frozenset({PUBLIC})),
 }
 
 
 class RemoteSettings(NamedTuple):
-    """`insecure` registries may speak plain HTTP or have any certificate. `realms`: registry -> token servers it may name."""
+    """`plain` registries may speak plain HTTP, `unverified` ones have any certificate; "*" in either means all of them.
 
-    insecure: frozenset[str] = frozenset()
+    `realms`: registry -> token servers that it may name.
+    """
+
+    plain: frozenset[str] = frozenset()
+    unverified: frozenset[str] = frozenset()
     realms: Mapping[str, tuple[str, ...]] = {}
 
 
@@ -102,7 +106,7 @@ class RemoteTransport:
         body: Body | None,
         timeout_s: float,
     ) -> Response:
-        unverified = host in self._settings.insecure
+        unverified = not self._settings.unverified.isdisjoint({host, "*"})
         try:
             return self._wire.send(method, url, headers, body, ANYWHERE, timeout_s=timeout_s, unverified=unverified)
         except (NotTls, NoAnswer):
@@ -119,8 +123,7 @@ class RemoteTransport:
         target = origin_of(url)
         if origin.scheme == "https" and target.scheme != "https":
             raise RegistryError(f"{origin} redirects from https to {target}, which is refused")
-        policy = _ONWARD[self._class_of(origin)]
-        return self._wire.send(method, url, headers, body, policy, timeout_s=timeout_s)
+        return self._wire.send(method, url, headers, body, _ONWARD[self._class_of(origin)], timeout_s=timeout_s)
 
     def _followed(
         self, method: str, host: str, origin: Origin, url: str, headers: Mapping[str, str], response: Response, timeout_s: float
@@ -163,7 +166,7 @@ class RemoteTransport:
         try:
             return self._ping(host, secure, timeout_s)
         except TransientError as error:
-            may_be_plain = host in self._settings.insecure or is_loopback_host(secure.host)
+            may_be_plain = not self._settings.plain.isdisjoint({host, "*"}) or is_loopback_host(secure.host)
             if not may_be_plain or not (isinstance(error, NotTls) or _has_no_port(host)):
                 raise
         return self._ping(host, secure._replace(scheme="http", port=80 if _has_no_port(host) else secure.port), timeout_s)

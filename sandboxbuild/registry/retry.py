@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeVar
 from sandboxbuild.registry.failures import TransientError
 
 T = TypeVar("T")
+_TIMED_OUT = 504  # the gateway's status for a host that says nothing
 
 
 class RetryPolicy(NamedTuple):
@@ -31,10 +32,11 @@ class Retry(NamedTuple):
     failures: int = 0
 
     def failed(self, error: TransientError) -> Retry:
-        """The state after another failure. Raises `error` when there were enough."""
-        if self.failures + 1 >= self.policy.attempts:
+        """The state after another failure. Raises `error` when there were enough; a time-out counts for half of them."""
+        failures = self.failures + (max(1, self.policy.attempts // 2) if error.status == _TIMED_OUT else 1)
+        if failures >= self.policy.attempts:
             raise error
-        return self._replace(failures=self.failures + 1)
+        return self._replace(failures=failures)
 
     def progressed(self) -> Retry:
         """The state after the operation has moved on: the count begins again."""

@@ -6,10 +6,11 @@ of requests only the adapter is used, so that nothing of its session (netrc, coo
 
 from __future__ import annotations
 
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import requests
 import requests.adapters
@@ -22,14 +23,15 @@ import urllib3.poolmanager
 
 from sandboxbuild.errors import RegistryError
 from sandboxbuild.registry import CHUNK_BYTES, Body, Response
-from sandboxbuild.registry.addresses import FORBIDDEN, AddressRefused, classify, connect, is_literal
+from sandboxbuild.registry.addresses import FORBIDDEN, PUBLIC, AddressRefused, classify, connect, is_literal
 from sandboxbuild.registry.auth import origin_of
-from sandboxbuild.registry.failures import TransientError, quoted
+from sandboxbuild.registry.failures import OWN_PREFIX, TransientError, quoted
 from sandboxbuild.registry.tls import HostTrust, TlsSettings, context_for, trust_of
 
 CONNECT_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 60.0
 _POOL_SIZE: Final = 16
+_TIMED_OUT: Final = 504
 
 
 class NotTls(TransientError):
@@ -40,16 +42,26 @@ class NoAnswer(TransientError):
     """The other side took longer than the timeout: another try at once would only double the wait."""
 
 
-class AddressPolicy(NamedTuple):
-    """Classes of addresses that a connection may go to (registry.addresses), and networks that are allowed besides."""
+class Opener(Protocol):
+    """Makes the TCP connections of an exchange, and judges where they may go. Thread-safe and hashable.
+
+    Raises AddressRefused (or another RegistryError) for what it doesn't allow, OSError when nobody answers.
+    """
+
+    def __call__(self, host: str, port: int, timeout_s: float) -> tuple[socket.socket, str]:
+        """The connection, and the address that it went to."""
+
+
+class AddressClasses(NamedTuple):
+    """The Opener for registries: goes to addresses of these classes (registry.addresses), and never to a forbidden one."""
 
     classes: frozenset[str]
-    networks: tuple[str, ...] = ()
 
-    def allows(self, address: str, kind: str) -> bool:
-        if kind == FORBIDDEN:
-            return False
-        return kind in self.classes or any(_lies_in(address, network) for network in self.networks)
+    def allows(self, _address: str, kind: str) -> bool:
+        return kind != FORBIDDEN and kind in self.classes
+
+    def __call__(self, host: str, port: int, timeout_s: float) -> tuple[socket.socket, str]:
+        return connect(host, port, self.allows, timeout_s)
 
 
 class WireSettings(NamedTuple):
@@ -66,7 +78,7 @@ class Wire:
 
     def __init__(self, settings: WireSettings = WireSettings()) -> None:  # noqa: B008 - a frozen value
         self._settings = settings
-        self._adapters: dict[tuple[HostTrust, AddressPolicy], _Adapter] = {}
+        self._adapters: dict[tuple[HostTrust, Opener], _Adapter] = {}
         self._addresses: dict[tuple[str, int], str] = {}
         self._lock = threading.Lock()
 
@@ -76,7 +88,7 @@ class Wire:
         url: str,
         headers: Mapping[str, str],
         body: Body | None,
-        policy: AddressPolicy,
+        opener: Opener,
         *,
         timeout_s: float = IDLE_TIMEOUT_S,
         unverified: bool = False,
@@ -87,11 +99,11 @@ class Wire:
         """
         origin = origin_of(url)
         proxies = self._proxies(url)
-        if is_literal(origin.host) and not policy.allows(origin.host, classify(origin.host)):
-            raise AddressRefused(f"{origin.host} is a {classify(origin.host)} address, where this connection may not go")
+        if proxies and is_literal(origin.host) and classify(origin.host) != PUBLIC:
+            raise AddressRefused(f"{origin.host} is a {classify(origin.host)} address, whither no proxy is asked to go")
         host = f"{origin.host}:{origin.port}"
         trust = self._trust(host, origin.host if origin.port == 443 else "")
-        adapter = self._adapter(trust._replace(unverified=True) if unverified else trust, policy)
+        adapter = self._adapter(trust._replace(unverified=True) if unverified else trust, opener)
         fields = {"User-Agent": self._settings.user_agent, "Accept-Encoding": "identity", **headers}
         prepared = _prepared(method, url, fields, body)
         timeout = (self._settings.connect_timeout_s, timeout_s)
@@ -113,12 +125,12 @@ class Wire:
         trust = trust_of(self._settings.tls, host)
         return trust if trust != HostTrust() or not bare else trust_of(self._settings.tls, bare)
 
-    def _adapter(self, trust: HostTrust, policy: AddressPolicy) -> _Adapter:
+    def _adapter(self, trust: HostTrust, opener: Opener) -> _Adapter:
         with self._lock:
-            if (trust, policy) not in self._adapters:
+            if (trust, opener) not in self._adapters:
                 context = context_for(self._settings.tls, trust)
-                self._adapters[trust, policy] = _Adapter(context, policy, self._addresses)
-            return self._adapters[trust, policy]
+                self._adapters[trust, opener] = _Adapter(context, opener, self._addresses)
+            return self._adapters[trust, opener]
 
     def _proxies(self, url: str) -> dict[str, str]:
         proxies = self._settings.proxies
@@ -134,7 +146,9 @@ class WireResponse:
 
     def __init__(self, answer: requests.Response, host: str, timeout_s: float) -> None:
         self.status = int(answer.status_code)
-        self.headers: Mapping[str, str] = {name.lower(): value for name, value in answer.headers.items()}
+        self.headers: Mapping[str, str] = {
+            name.lower(): value for name, value in answer.headers.items() if not name.lower().startswith(OWN_PREFIX)
+        }
         self._answer = answer
         self._host = host
         self._timeout_s = timeout_s
@@ -179,11 +193,11 @@ def _chunks(body: Body) -> Iterator[bytes]:
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
-    """An adapter with one TLS context, whose connections go only where `policy` allows."""
+    """An adapter with one TLS context, whose connections `opener` makes."""
 
-    def __init__(self, context: ssl.SSLContext, policy: AddressPolicy, addresses: dict[tuple[str, int], str]) -> None:
+    def __init__(self, context: ssl.SSLContext, opener: Opener, addresses: dict[tuple[str, int], str]) -> None:
         self._context = context
-        self._pools = _guarded_pools(policy, addresses)
+        self._pools = _guarded_pools(opener, addresses)
         super().__init__(pool_connections=_POOL_SIZE, pool_maxsize=_POOL_SIZE, max_retries=0)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **_: Any) -> None:
@@ -204,12 +218,12 @@ class _Adapter(requests.adapters.HTTPAdapter):
         return {"scheme": origin.scheme, "host": origin.host, "port": origin.port}, {}
 
 
-def _guarded_pools(policy: AddressPolicy, addresses: dict[tuple[str, int], str]) -> dict[str, Any]:
-    """Pools whose connections resolve a name, check what it means, and connect to what was checked."""
+def _guarded_pools(opener: Opener, addresses: dict[tuple[str, int], str]) -> dict[str, Any]:
+    """Pools whose connections are made by `opener` alone."""
 
     def open_socket(connection: Any) -> Any:
         try:
-            opened, address = connect(connection.host, connection.port, policy.allows, float(connection.timeout))
+            opened, address = opener(connection.host.strip("[]"), connection.port, float(connection.timeout))
         except TimeoutError as error:
             raise urllib3.exceptions.ConnectTimeoutError(connection, "timed out") from error
         except OSError as error:
@@ -249,9 +263,9 @@ def _translated(error: Exception, host: str, timeout_s: float) -> RegistryError:
     if not any(isinstance(cause, urllib3.exceptions.NewConnectionError) for cause in causes) and any(
         isinstance(cause, urllib3.exceptions.ConnectTimeoutError) for cause in causes
     ):
-        return NoAnswer(f"{host} can't be reached: the connection timed out")
+        return NoAnswer(f"{host} can't be reached: the connection timed out", status=_TIMED_OUT)
     if any(isinstance(cause, (TimeoutError, urllib3.exceptions.ReadTimeoutError)) for cause in causes):
-        return NoAnswer(f"{host} hangs: nothing came for {timeout_s:g} s")
+        return NoAnswer(f"{host} hangs: nothing came for {timeout_s:g} s", status=_TIMED_OUT)
     deepest = causes[-1]
     reason = deepest.strerror if isinstance(deepest, OSError) and deepest.strerror else str(deepest)
     return TransientError(f"the connection to {host} failed: {quoted(reason)}")
@@ -267,9 +281,3 @@ def _causes(error: BaseException) -> list[BaseException]:
             found.append(item)
             pending += [item.__cause__, getattr(item, "reason", None), *item.args]
     return found
-
-
-def _lies_in(address: str, network: str) -> bool:
-    import ipaddress
-
-    return ipaddress.ip_address(address.partition("%")[0]) in ipaddress.ip_network(network)

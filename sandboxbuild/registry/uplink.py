@@ -138,8 +138,9 @@ class Uplink:
 
 def _has_spoken(connection: socket.socket) -> bool:
     """Whether an idle connection has ended, or holds bytes that nobody asked for."""
+    connection.settimeout(0)
     try:
-        connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        connection.recv(1, socket.MSG_PEEK)
     except BlockingIOError:
         return False
     except OSError:

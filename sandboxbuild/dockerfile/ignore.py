@@ -44,7 +44,7 @@ def parse_ignore(data: bytes) -> IgnoreRules:
 
 
 class IgnoreRules:
-    """What an ignore file leaves out. Verdicts on directories are remembered; not thread-safe."""
+    """What an ignore file leaves out. Verdicts on directories are remembered. Thread-safe."""
 
     __slots__ = ("_patterns", "_verdicts")
 
@@ -63,14 +63,15 @@ class IgnoreRules:
         return self._patterns.may_release_below(decode(path))
 
     def _verdict(self, directory: bytes) -> Verdict:
+        known = self._verdicts
         missing: list[bytes] = []
-        while directory not in self._verdicts:
+        while directory not in known:
             missing.append(directory)
             directory = parent_of(directory)
-        verdict = self._verdicts[directory]
-        if len(self._verdicts) > _MAX_REMEMBERED:
-            self._verdicts = {b"": ROOT}
+        verdict = known[directory]
+        if len(known) > _MAX_REMEMBERED:
+            known = self._verdicts = {b"": ROOT}
         for path in reversed(missing):
             verdict = self._patterns.judge(decode(path), verdict)
-            self._verdicts[path] = verdict
+            known[path] = verdict
         return verdict

@@ -12,6 +12,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from typing import Final, assert_never
 
+from sandboxbuild.archive.metadata import Metadata, settle, settle_link, settle_node
 from sandboxbuild.archive.nodes import make_node
 from sandboxbuild.archive.scan import keeps_xattr
 from sandboxbuild.errors import ContextError, InputError, LimitExceeded, SandboxbuildError
@@ -28,6 +29,7 @@ from sandboxbuild.fstree.actions import (
     WriteFile,
 )
 from sandboxbuild.fstree.paths import name_of, parent_of
+from sandboxbuild.system.clock import wall_ns
 from sandboxbuild.system.files import copy_range, link_path, open_beneath, remove_tree, write_all
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -108,8 +110,6 @@ class _Writer:
             case _:
                 assert_never(action)
 
-    # Directories
-
     def _make_directory(self, action: MakeDirectory) -> None:
         try:
             os.mkdir(name_of(action.path), 0o700, dir_fd=self._parent(action.path))
@@ -117,12 +117,8 @@ class _Writer:
             # An archive of the same ADD may have brought it; anything but a directory fails just below.
             self._directory(action.path)
             return
-        fd = self._directory(action.path)
-        os.fchown(fd, action.uid, action.gid)
-        os.fchmod(fd, action.mode)
-        _set_xattrs(fd, action.xattrs)
-        if action.mtime_ns is not None:
-            self._times[action.path] = action.mtime_ns
+        settle(self._directory(action.path), _metadata(action, action.mtime_ns or 0, action.xattrs))
+        self._times[action.path] = action.mtime_ns if action.mtime_ns is not None else wall_ns()
 
     def _set_metadata(self, action: SetMetadata) -> None:
         fd = open_beneath(self._root_fd, action.path or b".", os.O_PATH | os.O_NOFOLLOW)
@@ -139,28 +135,37 @@ class _Writer:
         finally:
             os.close(fd)
 
-    # Files
-
     def _write_file(self, action: WriteFile) -> None:
-        source_fd = open_beneath(self._sources[action.origin], action.source.path, _SOURCE)
+        source_fd = self._open_source(action)
         try:
-            before = os.fstat(source_fd)
-            _check_unchanged(before, action)
             fd = self._create(action.path)
             try:
-                _copy_content(source_fd, fd, before)
-                _dress(fd, action, action.source.xattrs)
+                _copy_content(source_fd, fd, os.fstat(source_fd))
+                settle(fd, _metadata(action, action.mtime_ns, action.source.xattrs))
             finally:
                 os.close(fd)
             _check_unchanged(os.fstat(source_fd), action)
         finally:
             os.close(source_fd)
 
+    def _open_source(self, action: WriteFile | UnpackArchive) -> int:
+        path = action.source.path
+        try:
+            fd = open_beneath(self._sources[action.origin], path, _SOURCE)
+        except OSError as error:
+            raise ContextError(f"{_shown(path)} can't be read: {error.strerror}") from error
+        try:
+            _check_unchanged(os.fstat(fd), action)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
     def _write_bytes(self, action: WriteBytes) -> None:
         fd = self._create(action.path)
         try:
             write_all(fd, action.content)
-            _dress(fd, action, ())
+            settle(fd, _metadata(action, action.mtime_ns))
         finally:
             os.close(fd)
 
@@ -176,8 +181,7 @@ class _Writer:
         self._clear(action.path)
         parent_fd, name = self._parent(action.path), name_of(action.path)
         os.symlink(action.target, name, dir_fd=parent_fd)
-        os.chown(name, action.uid, action.gid, dir_fd=parent_fd, follow_symlinks=False)
-        os.utime(name, ns=(action.mtime_ns, action.mtime_ns), dir_fd=parent_fd, follow_symlinks=False)
+        settle_link(parent_fd, name, _metadata(action, action.mtime_ns))
 
     def _make_hardlink(self, action: MakeHardlink) -> None:
         self._clear(action.path)
@@ -198,14 +202,7 @@ class _Writer:
         self._clear(action.path)
         parent_fd, name = self._parent(action.path), name_of(action.path)
         make_node(parent_fd, name, stat.S_IFMT(action.mode), action.rdev)
-        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent_fd)
-        try:
-            place = link_path(fd)
-            os.chown(place, action.uid, action.gid)
-            os.chmod(place, stat.S_IMODE(action.mode))
-            os.utime(place, ns=(action.mtime_ns, action.mtime_ns))
-        finally:
-            os.close(fd)
+        settle_node(parent_fd, name, _metadata(action, action.mtime_ns))
 
     def _clear(self, path: bytes) -> None:
         """Unlink the file or link at `path`, if any; a directory there is an error (IsADirectoryError)."""
@@ -222,15 +219,12 @@ class _Writer:
         from sandboxbuild.archive.archives import unpack_archive
 
         self._forget()
-        source_fd = open_beneath(self._sources[action.origin], action.source.path, _SOURCE)
+        source_fd = self._open_source(action)
         try:
-            _check_unchanged(os.fstat(source_fd), action)
             # BuildKit unpacks with the destination as root, so an absolute link below it means a place below it.
             unpack_archive(source_fd, self._directory(action.path), b"", uid=action.uid, gid=action.gid)
         finally:
             os.close(source_fd)
-
-    # Descriptors of directories, the latest ones kept open
 
     def _parent(self, path: bytes) -> int:
         return self._directory(parent_of(path))
@@ -271,14 +265,14 @@ def _copy_content(source_fd: int, fd: int, status: os.stat_result) -> None:
     os.ftruncate(fd, status.st_size)
 
 
-def _dress(fd: int, action: WriteFile | WriteBytes, xattrs: Xattrs) -> None:
-    os.fchown(fd, action.uid, action.gid)
-    os.fchmod(fd, action.mode)
-    _set_xattrs(fd, xattrs)
-    os.utime(fd, ns=(action.mtime_ns, action.mtime_ns))
+def _metadata(
+    action: MakeDirectory | WriteFile | WriteBytes | MakeSymlink | MakeNode, mtime_ns: int, xattrs: Xattrs = ()
+) -> Metadata:
+    mode = 0 if isinstance(action, MakeSymlink) else stat.S_IMODE(action.mode)
+    return Metadata(action.path, mode, action.uid, action.gid, mtime_ns, xattrs)
 
 
-def _set_xattrs(place: int | str, xattrs: Xattrs) -> None:
+def _set_xattrs(place: str, xattrs: Xattrs) -> None:
     for name, value in xattrs:
         if not keeps_xattr(name):
             continue

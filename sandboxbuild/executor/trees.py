@@ -7,7 +7,7 @@ import os
 from typing import Final
 
 from sandboxbuild.archive.scan import read_descriptor, read_entry
-from sandboxbuild.errors import LimitExceeded
+from sandboxbuild.errors import ContextError, LimitExceeded
 from sandboxbuild.fstree.entry import Entry
 from sandboxbuild.fstree.paths import name_of, parent_of
 from sandboxbuild.system.files import open_beneath
@@ -21,7 +21,8 @@ _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, 
 class DirectoryTree:
     """Implements fstree's Tree. Answers are read afresh each time. A context manager; `root_fd` stays the caller's.
 
-    Raises LimitExceeded once more than `max_entries` names were listed, OSError if the disk fails.
+    Raises LimitExceeded once more than `max_entries` names were listed, ContextError if the disk fails or something changed
+    into something else while it was looked at.
     """
 
     def __init__(self, root_fd: int, *, max_entries: int = MAX_ENTRIES) -> None:
@@ -49,7 +50,7 @@ class DirectoryTree:
         except OSError as error:
             if error.errno in _ABSENT:
                 return None
-            raise
+            raise _unreadable(path, error) from error
 
     def children(self, path: bytes) -> tuple[bytes, ...]:
         try:
@@ -57,7 +58,7 @@ class DirectoryTree:
         except OSError as error:
             if error.errno in _ABSENT:
                 return ()
-            raise
+            raise _unreadable(path, error) from error
         self._left -= len(names)
         if self._left < 0:
             raise LimitExceeded("there are too many files to copy")
@@ -72,3 +73,7 @@ class DirectoryTree:
             os.close(self._open.pop(next(iter(self._open))))
         self._open[path] = open_beneath(self._root_fd, path or b".", _FLAGS)
         return self._open[path]
+
+
+def _unreadable(path: bytes, error: OSError) -> ContextError:
+    return ContextError(f"/{path.decode('utf-8', 'backslashreplace')} can't be read: {error.strerror}")

@@ -30,7 +30,11 @@ class FilteredTree:
         return found if found is not None and self._keeps(found) else None
 
     def children(self, path: bytes) -> tuple[bytes, ...]:
-        return tuple(name for name in self._tree.children(path) if self.entry(join(path, name)) is not None)
+        """Names that are certainly ignored are left out without a look at them; `entry` has the last word on the others."""
+        return tuple(name for name in self._tree.children(path) if self._may_keep(join(path, name)))
+
+    def _may_keep(self, path: bytes) -> bool:
+        return not self._rules.ignores(path, False) or self.entry(path) is not None
 
     def _keeps(self, entry: Entry) -> bool:
         if not entry.path or not self._rules.ignores(entry.path, entry.is_directory):

@@ -60,7 +60,7 @@ def has_wildcards(text: str) -> bool:
 
 
 class Glob:
-    """A compiled pattern. Immutable but for a cache of characters; not thread-safe."""
+    """A compiled pattern. Immutable but for a cache of characters; thread-safe."""
 
     __slots__ = (
         "_accepting",

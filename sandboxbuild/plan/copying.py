@@ -110,8 +110,6 @@ class _Copier:
         owner = self._owner or (None if keeps_owner else ROOT_OWNER)
         return Rules(origin, owner, self._mode, self._exclude, include)
 
-    # What stands in the Dockerfile
-
     def _copy_pattern(self, origin: int, source: StageSource | ImageSource | ContextSource, tree: Tree, pattern: str) -> None:
         where = _where(source)
         include = NO_PATTERNS
@@ -151,8 +149,6 @@ class _Copier:
                 raise InputError(f"cannot replace the directory {shown(target)} by a file")
             action = WriteBytes(target, content, mode, uid, gid, self._draft.now_ns)
             self._draft.add(action, Entry(target, stat.S_IFREG | mode, uid, gid))
-
-    # Where it goes
 
     def _place(self, name: bytes, found: Found, tree: Tree, rules: Rules, *, contents: bool) -> None:
         target = self._target_of(name, is_directory=found.entry.is_directory, contents=contents)

@@ -72,24 +72,14 @@ def _reversed_parts(path: bytes) -> list[bytes]:
 def _look(root_fd: int, parts: list[bytes]) -> bytes | bool | None:
     """The text of a link, True for anything else, None for nothing."""
     try:
+        # openat2(2): O_PATH with O_NOFOLLOW gives a link itself, even where links are refused on the way.
         fd = files.open_beneath(root_fd, b"/".join(parts), os.O_PATH | os.O_NOFOLLOW)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        return _read_link(root_fd, parts)
-    os.close(fd)
-    return True
-
-
-def _read_link(root_fd: int, parts: list[bytes]) -> bytes:
-    """RESOLVE_NO_SYMLINKS refuses a link even as the last component, so its text is read from its directory."""
-    parent = files.open_beneath(root_fd, b"/".join(parts[:-1]) or b".", os.O_PATH | os.O_DIRECTORY)
     try:
-        return os.readlink(parts[-1], dir_fd=parent)
+        return os.readlink(b"", dir_fd=fd) if stat.S_ISLNK(os.fstat(fd).st_mode) else True
     finally:
-        os.close(parent)
+        os.close(fd)
 
 
 def _make_one(root_fd: int, reached: list[bytes], name: bytes, directory: bool, made: list[MadeStub]) -> None:

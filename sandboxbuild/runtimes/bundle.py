@@ -26,7 +26,7 @@ _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The host wing, and the three modules of the sandbox wing's rooms that import what a sandbox doesn't have.
 _HOST_WING: Final = frozenset({"cli", "gateway", "launcher", "policy", "runtimes"})
 _HOST_MODULES: Final = frozenset({"registry/transport.py", "registry/auth.py", "system/process.py", "system/hostinfo.py"})
-_SHARED_MODULES: Final = frozenset({"policy/__init__.py", "policy/isolation.py"})
+_SHARED_MODULES: Final = frozenset({"policy/__init__.py", "policy/isolation.py", "policy/names.py"})
 _THIRD_PARTY: Final = ("dockerfile_parse", "isal", "backports.zstd")
 _OPTIONAL: Final = frozenset({"isal", "backports.zstd"})  # compress.py has a stand-in for them
 
@@ -40,9 +40,9 @@ _DROPPED: Final = frozenset(
     tracemalloc turtle turtledemo unittest uu venv wave webbrowser wsgiref xdrlib xml xmlrpc zipapp""".split()  # noqa: SIM905
 )
 _DROPPED_EXTENSIONS: Final = frozenset(
-    """_asyncio _crypt _ctypes_test _curses _curses_panel _dbm _gdbm _lsprof _multiprocessing _sqlite3 _ssl _testbuffer
-    _testcapi _testclinic _testimportmultiple _testinternalcapi _testmultiphase _tkinter _uuid _xxsubinterpreters _xxtestfuzz audioop nis
-    ossaudiodev readline xxlimited xxlimited_35""".split()  # noqa: SIM905
+    """_asyncio _crypt _ctypes_test _curses _curses_panel _dbm _gdbm _lsprof _multiprocessing _sqlite3 _ssl
+    _testbuffer _testcapi _testclinic _testimportmultiple _testinternalcapi _testmultiphase _tkinter _uuid
+    _xxsubinterpreters _xxtestfuzz audioop nis ossaudiodev readline xxlimited xxlimited_35""".split()  # noqa: SIM905
 )
 _KEPT_ENCODINGS: Final = frozenset(
     {"__init__", "aliases", "ascii", "idna", "latin_1", "punycode", "unicode_escape", "utf_8", "utf_8_sig"}

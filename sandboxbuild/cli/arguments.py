@@ -78,9 +78,11 @@ def output_destination(text: str) -> str:
 
 
 def _is_tar_by_default(kind: str, destination: str, is_directory: bool) -> bool:
+    if kind == "local":
+        return False
     if kind in ("docker", "tar") or destination == "-":
         return True
-    if kind == "local" or is_directory or destination.endswith("/"):
+    if is_directory or destination.endswith("/"):
         return False
     return kind == "oci" or destination.endswith(".tar")
 

@@ -7,10 +7,11 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import BinaryIO
 
-from sandboxbuild.errors import PolicyError, SandboxbuildError
+from sandboxbuild.errors import DockerfileError, PolicyError, SandboxbuildError, StepFailed
 from sandboxbuild.launcher import messages
 from sandboxbuild.launcher.conversation import Conversation, Observer
 from sandboxbuild.launcher.gatewayconfig import gateway_config
@@ -101,7 +102,8 @@ class _Build:
             store = open_store(settings.store, self.environ, build_id=self.build_id, plan=ids)
         with store:
             store.hold()
-            result = self._talk(request, sources, ids, store)
+            with located(sources):
+                result = self._talk(request, sources, ids, store)
             with self.interruption.raising():
                 descriptor = self._verified(store, result)
                 written = write_outputs(store, descriptor, settings.outputs, self.names)
@@ -153,6 +155,18 @@ class _Build:
         for name in self.names or (descriptor.digest,):
             store.images.tag(name, descriptor)
         return descriptor
+
+
+@contextmanager
+def located(sources: Sources) -> Iterator[None]:
+    """Errors at a place in the Dockerfile get that place's lines, for the excerpt under the error."""
+    try:
+        yield
+    except (DockerfileError, StepFailed) as error:
+        if error.span is not None and not error.source and sources.dockerfile is not None:
+            lines = sources.dockerfile.decode("utf-8", "replace").split("\n")
+            error.source = "\n".join(lines[error.span.line - 1 : max(error.span.line, error.span.end_line)])
+        raise
 
 
 def choose_isolation(settings: BuildSettings) -> StepIsolation:

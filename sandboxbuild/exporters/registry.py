@@ -17,18 +17,19 @@ def push(
     store: Store, image: Descriptor, destinations: Sequence[Destination], on_progress: Progress = no_progress
 ) -> tuple[Pushed, ...]:
     """Push `image` (a manifest or an index) and all that it is made of. Raises RegistryError, IntegrityError, PolicyError."""
+    root, *rest = blobs_of(store, image)
+    # Manifests before the indexes that name them: a registry may refuse an index whose parts it lacks.
+    documents = [_document(store, blob) for kinds in (MANIFEST_TYPES, INDEX_TYPES) for blob in rest if blob.media_type in kinds]
+    first = _document(store, root)
     session = PushSession(destinations, on_progress=on_progress)
-    documents: list[Document] = []
-    try:
-        for blob in blobs_of(store, image):
-            if blob.media_type in MANIFEST_TYPES | INDEX_TYPES:
-                documents.append(Document(blob.media_type, store.blobs.read(blob.digest, MAX_DOCUMENT_BYTES)))
-            else:
-                session.enqueue(_blob(store, blob))
-    except BaseException:
-        session.abort()
-        raise
-    return session.finish(documents[0], documents[1:])
+    for blob in rest:
+        if blob.media_type not in MANIFEST_TYPES | INDEX_TYPES:
+            session.enqueue(_blob(store, blob))
+    return session.finish(first, documents)
+
+
+def _document(store: Store, blob: Descriptor) -> Document:
+    return Document(blob.media_type, store.blobs.read(blob.digest, MAX_DOCUMENT_BYTES))
 
 
 def _blob(store: Store, blob: Descriptor) -> PushBlob:

@@ -9,6 +9,7 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from sandboxbuild.errors import IsolationError
 from sandboxbuild.store.blobs import Blobs
 from sandboxbuild.store.cache import StepCache, StepRecord
 from sandboxbuild.store.layers import Layers
@@ -48,13 +49,22 @@ class Store:
     ) -> Store:
         """Make or open the store as the launcher: owned by the executor's host ids, for the mapping of ids called `ids`.
 
-        Drops what a power loss may have torn; `remove` as in prune(). Raises UsageError, IsolationError.
+        Takes the lease, drops what a power loss may have torn, and removes what dead builds left; `remove` as in prune().
+        Raises UsageError, IsolationError.
         """
         from sandboxbuild.store.recovery import boot_id, recover
 
         make_skeleton(path, owner_uid, owner_gid, ids)
         store = cls(path, create=False, build_id=build_id)
-        recover(store._scratch, store.blobs, store.images, remove, boot_id(), _now_ns())
+        try:
+            store.hold()
+            recover(store._scratch, store.blobs, store.images, remove, boot_id(), _now_ns())
+            store.clear_leftovers(remove=remove)
+        except IsolationError:
+            pass  # trees that only a user namespace may remove stay until somebody can
+        except BaseException:
+            store.close()
+            raise
         return store
 
     @property

@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -39,13 +39,14 @@ class Lease:
         self.build_id = build_id
         self._fd = _hold(root, build_id + _SUFFIX)
 
-    def close(self) -> None:
-        """Give it up; the last to do so takes the lock's file away. Idempotent."""
+    def close(self, at_last: Callable[[], object]) -> None:
+        """Give it up; the last to do so calls `at_last` and takes the lock's file away. Idempotent."""
         if self._fd < 0:
             return
         fd, self._fd = self._fd, -1
         try:
             if _try(fd, fcntl.LOCK_EX):
+                at_last()
                 _unlink_same(self._root.folder("builds"), self.build_id + _SUFFIX, fd)
         finally:
             os.close(fd)

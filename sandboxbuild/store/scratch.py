@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
+from sandboxbuild.errors import SandboxbuildError
 from sandboxbuild.store.disk import fresh_name, write_small
 from sandboxbuild.store.layout import Root
 from sandboxbuild.store.leases import Lease
@@ -50,22 +51,24 @@ class Scratch:
         write_small(self.root, self.fd, self.root.folder(folder), name, data)
 
     def close(self) -> None:
-        """Remove the folder if nothing is in it, and give up the lease. Idempotent."""
+        """Give up the lease; the last process of the build to do so removes the folder. Idempotent."""
         with self._lock:
             if self._fd >= 0:
                 os.close(self._fd)
                 self._fd = -1
-                try:
-                    os.rmdir(self.build_id, dir_fd=self.root.folder("tmp"))
-                except OSError:
-                    pass  # another process of this build still works there; prune clears what the dead leave
             if self._lease is not None:
-                self._lease.close()
+                self._lease.close(self._clear)
                 self._lease = None
 
     def remove(self, name: str) -> None:
         """Remove something from the folder, with all below it."""
         remove_tree(self.fd, name)
+
+    def _clear(self) -> None:
+        try:
+            remove_tree(self.root.folder("tmp"), self.build_id)
+        except (OSError, SandboxbuildError):
+            pass  # what a normal user may not remove, or what is no folder any more, is prune's
 
     def _made(self) -> int:
         tmp = self.root.folder("tmp")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import shutil
 import stat
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,17 @@ import pytest
 from sandboxbuild.archive.pipeline import write_layer
 from sandboxbuild.archive.scan import scan_tree
 from sandboxbuild.exporters import Output, export
+from sandboxbuild.exporters.registry import push
 from sandboxbuild.fstree.changes import Changes, Delete, Upsert
 from sandboxbuild.oci.config import Healthcheck, History, ImageConfig
 from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.image import Image
 from sandboxbuild.oci.mutate import append_empty_layer, append_layer, assemble, assemble_index, replace_config
+from sandboxbuild.registry import Body
+from sandboxbuild.registry.push import Destination
+from sandboxbuild.registry.repository import Repository
 from sandboxbuild.store import Store
+from tests.integration.registry_fixtures import RunningRegistry, plain_registry  # noqa: F401
 from tests.support import image_spec_rules as rules
 
 BUSYBOX = "/bin/busybox"
@@ -216,6 +222,15 @@ def test_layout_written_twice_still_holds_both_images(store: Store, image: Descr
         assert found["Digest"] == digest
 
 
+@pytest.mark.skipif(shutil.which("umoci") is None, reason="needs umoci")
+def test_layout_that_umoci_made_gets_our_image(store: Store, image: Descriptor, tmp_path: Path) -> None:
+    run("umoci", "init", "--layout", str(tmp_path / "out"))
+    run("umoci", "new", "--image", f"{tmp_path}/out:theirs")
+    export("oci", store, image, Output(str(tmp_path / "out"), names=("app:ours",)))
+    assert run("umoci", "list", "--layout", str(tmp_path / "out")).split() == ["theirs", "ours"]
+    assert json.loads(run("skopeo", "inspect", f"oci:{tmp_path}/out:ours"))["Digest"] == image.digest
+
+
 def listing(root: Path) -> dict[str, tuple[int, str | int]]:
     """Path -> (mode, link text or size)."""
     found: dict[str, tuple[int, str | int]] = {}
@@ -253,3 +268,46 @@ def test_umoci_unpacks_what_the_rootfs_export_writes(store: Store, material: Pat
     assert listing(tmp_path / "untarred") == expected
     assert os.lstat(tmp_path / "rootfs" / "bin" / "hard").st_ino == os.lstat(tmp_path / "rootfs" / "bin" / "busybox").st_ino
     assert run("chroot", str(tmp_path / "rootfs"), "/bin/cat", "/etc/motd") == "héllo\n"
+
+
+class Answer:
+    """Response, over http.client."""
+
+    def __init__(self, connection: http.client.HTTPConnection) -> None:
+        self._answer = connection.getresponse()
+        self.status = self._answer.status
+        self.headers = {name.lower(): value for name, value in self._answer.getheaders()}
+        self.read = self._answer.read
+        self.close = connection.close
+
+
+class PlainTransport:
+    """Transport, without redirects, TLS or credentials."""
+
+    def request(
+        self, method: str, host: str, path: str, headers: Mapping[str, str], body: Body | None, *, timeout_s: float = 60.0
+    ) -> Answer:
+        connection = http.client.HTTPConnection(host, timeout=timeout_s)
+        content = b"" if body is None else b"".join(iter(lambda: body.read(1 << 20), b""))
+        path = path.removeprefix(f"http://{host}")
+        connection.request(method, path, content, dict(headers) | {"Content-Length": str(len(content))})
+        return Answer(connection)
+
+
+def test_pushed_index_is_what_skopeo_finds_in_the_registry(
+    store: Store,
+    index: Descriptor,
+    plain_registry: RunningRegistry,  # noqa: F811
+) -> None:
+    repositories = [Repository(PlainTransport(), plain_registry.host, name) for name in ("team/app", "team/copy")]
+    pushed = push(store, index, [Destination(repositories[0], ("1", "latest")), Destination(repositories[1], ("1",))])
+    assert {found.digest for found in pushed} == {index.digest}
+    assert [found.reference for found in pushed][:2] == [f"{plain_registry.host}/team/app:{tag}" for tag in ("1", "latest")]
+    for name in ("team/app", "team/copy"):
+        address = f"docker://{plain_registry.host}/{name}:1"
+        raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", address)
+        assert hashlib.sha256(raw.encode()).hexdigest() == index.digest.removeprefix("sha256:")
+        for architecture in ("amd64", "arm64"):
+            run("skopeo", "--override-arch", architecture, "inspect", "--tls-verify=false", address)
+    again = push(store, index, [Destination(repositories[0], ("1",))])
+    assert [found.uploaded_bytes for found in again] == [0]

@@ -163,19 +163,24 @@ def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(store: Store) -> 
         assert store.prune().leftovers == 1
         assert not dead.exists()
         assert Path(build.scratch, "file").exists()
-    assert store.clear_leftovers() == 1
-    assert not Path(store.path, "tmp", "alive").exists()
 
 
-def test_lease_lasts_as_long_as_any_of_its_holders(store: Store) -> None:
+def test_last_process_of_a_build_clears_up(store: Store) -> None:
     launcher, executor = Store(store.path, build_id="b"), Store(store.path, build_id="b")
     launcher.hold()
     Path(executor.scratch, "file").touch()
     executor.close()
+    assert Path(store.path, "tmp", "b", "file").exists()
     assert store.clear_leftovers() == 0
     launcher.close()
-    assert store.clear_leftovers() == 1
-    assert os.listdir(os.path.join(store.path, "builds")) == [store._scratch.build_id + ".lock"]
+    assert not Path(store.path, "tmp", "b").exists()
+    assert os.listdir(os.path.join(store.path, "builds")) == []
+
+
+def test_launcher_clears_what_dead_builds_left(store: Store) -> None:
+    Path(store.path, "tmp", "dead", "deep").mkdir(parents=True)
+    Store.create(store.path, os.geteuid(), os.getegid()).close()
+    assert not Path(store.path, "tmp", "dead").exists()
 
 
 def test_trees_are_removed_by_who_is_asked_to(store: Store) -> None:

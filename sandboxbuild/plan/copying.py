@@ -90,7 +90,7 @@ class _Copier:
         self._owner = owner
         self._is_archive = is_archive
         self._mode: ModeRule | None = parse_mode(op.mode) if op.mode else None
-        self._exclude = Patterns(op.exclude)
+        self._exclude = Patterns(op.exclude)  # refuses malformed ones even where nothing is excluded
         _refuse_nul(op.destination)
         self._destination = _Destination(encode(rooted(op.destination)), op.destination.endswith(("/", "/.")))
 
@@ -106,16 +106,17 @@ class _Copier:
                 _refuse_nul(pattern)
                 self._copy_pattern(origin, source, tree, pattern)
 
-    def _rules(self, origin: int, *, keeps_owner: bool = False, include: Patterns = NO_PATTERNS) -> Rules:
-        owner = self._owner or (None if keeps_owner else ROOT_OWNER)
-        return Rules(origin, owner, self._mode, self._exclude, include)
+    def _rules(self, origin: int) -> Rules:
+        return Rules(origin, self._owner or ROOT_OWNER, self._mode, self._exclude, NO_PATTERNS)
 
     def _copy_pattern(self, origin: int, source: StageSource | ImageSource | ContextSource, tree: Tree, pattern: str) -> None:
         where = _where(source)
-        include = NO_PATTERNS
+        rules = self._rules(origin)
+        if not isinstance(source, ContextSource):
+            rules = rules._replace(owner=self._owner)
         if self._op.parents:
-            pattern, include = _with_parents(tree, pattern, where)
-        rules = self._rules(origin, keeps_owner=not isinstance(source, ContextSource), include=include)
+            pattern, taken = _with_parents(tree, pattern, where)
+            rules = rules._replace(include=Patterns((taken,)), exclude=_excluding_below(self._op.exclude, taken))
         unpacks = self._op.is_add if self._op.unpack is None else self._op.unpack
         for path in select(tree, pattern, where):
             found = find(tree, path, where)
@@ -173,7 +174,7 @@ class _Copier:
         self._draft.make_directories(path, DIRECTORY_MODE if octal is None else octal, self._owner)
 
 
-def _with_parents(tree: Tree, pattern: str, where: str) -> tuple[str, Patterns]:
+def _with_parents(tree: Tree, pattern: str, where: str) -> tuple[str, str]:
     """--parents: the directory to start in, and what to take of it. A `/./` ends what is left off of the path."""
     start, pivot, rest = pattern.partition("/./")
     if not pivot:
@@ -181,7 +182,21 @@ def _with_parents(tree: Tree, pattern: str, where: str) -> tuple[str, Patterns]:
     rest = rooted(rest)
     if not has_wildcards(start) and not has_wildcards(rest):
         find(tree, encode(rooted(f"{start}/{rest}")), where)
-    return start, Patterns((rest,))
+    return start, rest
+
+
+def _excluding_below(exclude: tuple[str, ...], taken: str) -> Patterns:
+    """--exclude beside --parents: relative to where the walk starts, as BuildKit has it, and to the directory that is named.
+
+    The second is what the reference says ("relative to the source"); without it `--exclude=*.txt --parents d/` takes d/a.txt.
+    """
+    if has_wildcards(taken) or not taken:
+        return Patterns(exclude)
+    below = taken.replace("\\", "\\\\")
+    rebased = (
+        f"!{below}/{text[1:]}" if text.startswith("!") else f"{below}/{text}" for text in map(str.strip, exclude) if text
+    )
+    return Patterns(pattern for pair in zip(filter(str.strip, exclude), rebased, strict=True) for pattern in pair)
 
 
 def _where(source: StageSource | ImageSource | ContextSource) -> str:

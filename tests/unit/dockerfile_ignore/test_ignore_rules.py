@@ -45,6 +45,11 @@ def test_an_exception_for_a_directory_takes_back_what_is_in_it() -> None:
     assert not ignored("**\n!a/b\n", "a/b/c/d")
 
 
+def test_a_name_at_any_depth_takes_all_that_is_below_it() -> None:
+    left_out = ["x/f", "a/x/f", "a/b/x/sub/g"]
+    assert [path for path in [*left_out, "keep/f", "a/b/y", "ax/f"] if ignored("**/x\n", path)] == left_out
+
+
 def test_a_walk_looks_only_where_something_may_be_taken_back() -> None:
     rules = parse_ignore(b"*\n!src/keep\n")
     assert rules.may_reinclude_below(b"src")

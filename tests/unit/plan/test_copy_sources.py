@@ -203,7 +203,9 @@ def test_parents_need_a_source_that_is_there_unless_it_has_wildcards() -> None:
 
 
 def test_parents_and_exclude_go_together() -> None:
-    assert made("d/", context=tree("d/a.txt", "d/b.bin"), parents=True, exclude=("**/*.txt",)) == ["/t", "/t/d", "/t/d/b.bin"]
+    context = tree("d/a.txt", "d/b.bin", "d/e/c.txt")
+    for exclude in (("**/*.txt", "d/e"), ("*.txt", "e"), ("*", "!b.bin"), (" ", "d/*", "!d/b.bin")):
+        assert made("d/", context=context, parents=True, exclude=exclude) == ["/t", "/t/d", "/t/d/b.bin"]
 
 
 def test_parents_list_no_directory_that_cannot_hold_a_match() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import binascii
 import struct
 import zlib
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from sandboxbuild.archive.member import BLOCK
@@ -42,41 +43,42 @@ def is_zero(block: bytes) -> bool:
 
 def parse_header(block: bytes) -> Header:
     """Read a header block and verify its checksum. Raises Malformed."""
-    name, mode, uid, gid, size, mtime, checksum, kind, link, magic, _, major, minor, prefix, tail = _FIELDS.unpack(block)
-    _verify(block, checksum)
-    path = _text(name)
-    if magic == b"ustar\x0000":
+    name, mode, uid, gid, size, mtime, wanted, kind, link, magic, _, major, minor, prefix, tail = _FIELDS.unpack(block)
+    _verify(block, wanted)
+    path = name.partition(b"\0")[0]
+    if prefix[0] and magic == b"ustar\x0000":
         # star(5) keeps its times in the last part of the prefix, and says so at the very end.
-        before = _text(prefix[:131] if tail[8:] == b"tar\0" else prefix)
-        if before:
-            path = before + b"/" + path
-    is_device = kind in (b"3", b"4")
+        path = _text(prefix[:131] if tail[8:] == b"tar\0" else prefix) + b"/" + path
+    rdev = (number(major), number(minor)) if kind in (b"3", b"4") else (0, 0)
     return Header(
         path,
-        number(mode) & 0o7777,
-        number(uid),
-        number(gid),
+        _repeated(mode) & 0o7777,
+        _repeated(uid),
+        _repeated(gid),
         number(size),
-        number(mtime, signed=True),
+        _repeated(mtime, signed=True),
         kind,
-        _text(link),
-        (number(major), number(minor)) if is_device else (0, 0),
+        _text(link) if link[0] else b"",
+        rdev,
     )
 
 
 def checksum(block: bytes) -> int:
-    """The sum of the bytes of a header. Adler-32's low half is such a sum, exact for 256 bytes, and quick (RFC 1950)."""
-    return (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
+    """The sum of the bytes of a header, its own field counted as spaces.
+
+    The low half of Adler-32 is such a sum, plus 1, and much quicker than sum(); it is exact for up to 256 bytes (RFC 1950).
+    """
+    adler32 = zlib.adler32
+    before, after, last = adler32(block[:148]), adler32(block[156:412]), adler32(block[412:])
+    return (before & 0xFFFF) + (after & 0xFFFF) + (last & 0xFFFF) - 3 + 8 * 0x20
 
 
 def _verify(block: bytes, field: bytes) -> None:
-    wanted = number(field)
-    blank = sum(b"        ") - sum(field)
-    if checksum(block) + blank == wanted:
+    total = checksum(block)
+    if field == b"%06o\0 " % total or number(field) == total:
         return
     # Some old tars summed signed bytes.
-    signed = sum(struct.unpack("148b8x356b", block)) + 256
-    if signed != wanted:
+    if sum(struct.unpack("148b8x356b", block)) + 8 * 0x20 != number(field):
         raise Malformed("a header's checksum is wrong")
 
 
@@ -100,6 +102,10 @@ def number(field: bytes, *, signed: bool = False) -> int:
     if (value < 0 and not signed) or not -_BIG < value < _BIG:
         raise Malformed(f"a number is out of range: {value}")
     return value
+
+
+# Modes, owners and times are the same in many entries of an archive.
+_repeated = lru_cache(1024)(number)
 
 
 def parse_pax(data: bytes) -> list[tuple[bytes, bytes]]:

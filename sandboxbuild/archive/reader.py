@@ -24,6 +24,7 @@ from sandboxbuild.archive.header import (
 from sandboxbuild.archive.member import BLOCK, CHUNK, ArchiveLimits, Readable, Segment, TarMember
 from sandboxbuild.errors import InputError, LimitExceeded, SandboxbuildError
 
+_ENTRIES: Final = frozenset({b"0", b"\0", b"1", b"2", b"5"})
 _PLAIN_KINDS: Final = frozenset({b"0", b"\0", b"7", b"S"})
 _NO_CONTENT: Final = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
 _SKIPPED: Final = frozenset({b"V", b"N"})  # a volume's label; names as GNU tar kept them before 1990
@@ -143,12 +144,14 @@ class TarReader:
                     raise Malformed("it ends after an extended header")
                 return None
             block = self._block()
-            if is_zero(block):
+            if not block[0] and is_zero(block):
                 self._end_of_archive(bool(extras) or long_name is not None or long_link is not None)
                 return None
             header = parse_header(block)
             self._count_entry()
             kind = header.kind
+            if kind in _ENTRIES:
+                break
             if kind == b"x" or kind == b"X":
                 extras, sparse_numbers = self._pax(header)
             elif kind == b"g":
@@ -209,26 +212,28 @@ class TarReader:
             size = decimal(extras[b"size"]) if extras.get(b"size") else size
             mtime_ns = seconds_to_ns(extras[b"mtime"]) if extras.get(b"mtime") else mtime_ns
             xattrs = _xattrs(extras)
+        slash = path.endswith(b"/")
         if kind in _PLAIN_KINDS:
-            kind = kinds.DIRECTORY if path.endswith(b"/") and header.kind != b"S" else kinds.FILE
+            kind = kinds.DIRECTORY if slash and kind != b"S" else kinds.FILE
         elif kind == b"D":
             kind = kinds.DIRECTORY
         elif kind not in kinds.KINDS:
             raise Malformed(f"an entry is of unknown type {kind!r}")
         # Of these types nothing is stored, whatever the size says (as in GNU tar, Go's archive/tar and tarfile).
-        stored = 0 if kind != kinds.FILE and header.kind in _NO_CONTENT else size
+        is_file = kind == kinds.FILE
+        stored = 0 if not is_file and header.kind in _NO_CONTENT else size
         self._content, self._padding = stored, -stored % BLOCK
         segments = None
-        if kind == kinds.FILE:
+        if is_file and (extras or header.kind == b"S"):
             path, size, segments = self._sparse(header, block, extras, numbers, path, size)
         return TarMember(
-            path.rstrip(b"/") or path[:1],
+            path.rstrip(b"/") or path[:1] if slash else path,
             kind,
             header.mode,
             uid,
             gid,
-            size if kind == kinds.FILE else 0,
-            self._content if kind == kinds.FILE else 0,
+            size if is_file else 0,
+            self._content if is_file else 0,
             mtime_ns,
             link_target,
             header.rdev,
@@ -269,17 +274,18 @@ class TarReader:
 
     def _check(self, found: TarMember) -> None:
         limits = self._limits
-        self._name_bytes += len(found.path) + len(found.link_target)
+        path, link_target = found.path, found.link_target
+        self._name_bytes += len(path) + len(link_target)
         self._file_bytes += found.size_bytes
-        if len(found.path) > limits.path_bytes or len(found.link_target) > limits.path_bytes:
+        if len(path) > limits.path_bytes or len(link_target) > limits.path_bytes:
             raise LimitExceeded(f"an archive has a path of more than {limits.path_bytes} bytes")
         if self._name_bytes > limits.name_bytes:
             raise LimitExceeded(f"the names in an archive take more than {limits.name_bytes} bytes")
         if self._file_bytes > limits.total_bytes:
             raise LimitExceeded(f"the files in an archive take more than {limits.total_bytes} bytes")
-        if b"\0" in found.path or b"\0" in found.link_target:
+        if b"\0" in path or b"\0" in link_target:
             raise self._error(f"not a valid tar archive: a path holds a zero byte (entry {self._entries})")
-        if not found.path:
+        if not path:
             raise self._error(f"not a valid tar archive: an entry has no name (entry {self._entries})")
 
 

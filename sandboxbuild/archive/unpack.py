@@ -100,7 +100,8 @@ class Unpacker:
             self._hard_link(parent, name, path, found)
         else:
             self._node(at.fd, name, path, found)
-        self._hiding.wrote(path)
+        if not self._hiding.makes_layer:
+            self._hiding.wrote(path)
 
     def _clean(self, raw: bytes, entry: bytes) -> bytes:
         """A name in the archive as a path below the root: without `.`, `..` and empty parts. Leaving the root is an error."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from sandboxbuild.archive.metadata import Metadata, settle, settle_link, settle_node
 from sandboxbuild.archive.nodes import make_node, make_whiteout
-from sandboxbuild.archive.scan import OPEN_DIRECTORY, OVERLAY_XATTRS
+from sandboxbuild.archive.scan import OPEN_DIRECTORY, OVERLAY_XATTRS, read_descriptor
 from sandboxbuild.fstree.changes import Change, Delete
 from sandboxbuild.fstree.entry import Entry
+from sandboxbuild.snapshotters.folder import make_like
 from sandboxbuild.snapshotters.lower import LowerTree
 from sandboxbuild.system.files import copy_range, link_path, open_beneath
 
@@ -37,7 +40,7 @@ def _copy_directory(lower: LowerTree, entry: Entry, layers: tuple[int, ...], fd:
             if stat.S_ISDIR(found.entry.mode):
                 subdirectories.append((name, found))
             else:
-                _copy_file(lower, found.entry, found.layers[0], fd, name)
+                _copy_file(partial(lower.open, found.layers[0], found.entry.path), found.entry, fd, name)
     for name, found in subdirectories:
         os.mkdir(name, 0o700, dir_fd=fd)
         child_fd = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
@@ -48,7 +51,8 @@ def _copy_directory(lower: LowerTree, entry: Entry, layers: tuple[int, ...], fd:
     settle(fd, _metadata(entry))
 
 
-def _copy_file(lower: LowerTree, entry: Entry, layer: int, directory_fd: int, name: bytes) -> None:
+def _copy_file(open_source: Callable[[int], int], entry: Entry, directory_fd: int, name: bytes) -> None:
+    """Make `name` a copy of what isn't a directory. `open_source` takes the flags to open its content with."""
     if stat.S_ISLNK(entry.mode):
         os.symlink(entry.link_target, name, dir_fd=directory_fd)
         settle_link(directory_fd, name, _metadata(entry))
@@ -57,7 +61,7 @@ def _copy_file(lower: LowerTree, entry: Entry, layer: int, directory_fd: int, na
         make_node(directory_fd, name, stat.S_IFMT(entry.mode), entry.rdev)
         settle_node(directory_fd, name, _metadata(entry))
         return
-    source = lower.open(layer, entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    source = open_source(os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fd = os.open(name, _NEW_FILE, 0o600, dir_fd=directory_fd)
         try:
@@ -69,9 +73,26 @@ def _copy_file(lower: LowerTree, entry: Entry, layer: int, directory_fd: int, na
         os.close(source)
 
 
-def move_changes(changes: Iterable[Change], root_fd: int, target_fd: int) -> None:
-    """Move what changed from the tree at `root_fd` into the empty directory `target_fd`, as an overlay's lower directory."""
+def write_layer_directory(changes: Iterable[Change], root_fd: int, target: str) -> None:
+    """Make `target`, absent, the unpacked layer of what changed in the tree at `root_fd`; that tree is used up."""
+    found = list(changes)
+    root = read_descriptor(root_fd, b"")
+    make_like(target, root)
+    target_fd = os.open(target, OPEN_DIRECTORY)
+    try:
+        _move_changes(found, root_fd, target_fd)
+        os.utime(target_fd, ns=(root.mtime_ns, root.mtime_ns))
+    finally:
+        os.close(target_fd)
+
+
+def _move_changes(changes: Iterable[Change], root_fd: int, target_fd: int) -> None:
+    """Put what changed from the tree at `root_fd` into the empty directory `target_fd`, as an overlay's lower directory.
+
+    Files are moved where both lie on one filesystem, else copied.
+    """
     times: list[tuple[bytes, int]] = []
+    copied: dict[tuple[int, int], bytes] = {}
     for change in changes:
         path = change.path if isinstance(change, Delete) else change.entry.path
         if not path:
@@ -84,8 +105,8 @@ def move_changes(changes: Iterable[Change], root_fd: int, target_fd: int) -> Non
             elif stat.S_ISDIR(change.entry.mode):
                 _make_directory(to_fd, name, change.entry)
                 times.append((path, change.entry.mtime_ns))
-            else:
-                _move(root_fd, parent, to_fd, name)
+            elif not _move(root_fd, parent, to_fd, name):
+                _copy_linked(root_fd, change.entry, target_fd, to_fd, copied)
         finally:
             os.close(to_fd)
     for path, mtime_ns in times:
@@ -105,10 +126,15 @@ def _make_directory(parent_fd: int, name: bytes, entry: Entry) -> None:
         os.close(fd)
 
 
-def _move(root_fd: int, parent: bytes, to_fd: int, name: bytes) -> None:
+def _move(root_fd: int, parent: bytes, to_fd: int, name: bytes) -> bool:
+    """Move a file; False if that would lead to another filesystem."""
     from_fd = open_beneath(root_fd, parent or b".", _PARENT)
     try:
         os.rename(name, name, src_dir_fd=from_fd, dst_dir_fd=to_fd)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        return False
     finally:
         os.close(from_fd)
     # On a plain tree a step may set attributes that would speak to an overlay mounted on this layer.
@@ -116,6 +142,22 @@ def _move(root_fd: int, parent: bytes, to_fd: int, name: bytes) -> None:
     for attribute in os.listxattr(place, follow_symlinks=False):
         if attribute.startswith(OVERLAY_XATTRS):
             os.removexattr(place, attribute, follow_symlinks=False)
+    return True
+
+
+def _copy_linked(root_fd: int, entry: Entry, target_fd: int, to_fd: int, copied: dict[tuple[int, int], bytes]) -> None:
+    """Copy a file; a further name of one that was copied becomes a link to it. `copied` has the first names by inode."""
+    name = entry.path.rpartition(b"/")[2]
+    first = copied.setdefault(entry.inode, entry.path) if entry.link_count > 1 else entry.path
+    if first == entry.path:
+        _copy_file(lambda flags: open_beneath(root_fd, entry.path, flags), entry, to_fd, name)
+        return
+    parent, _, first_name = first.rpartition(b"/")
+    first_fd = open_beneath(target_fd, parent or b".", _PARENT)
+    try:
+        os.link(first_name, name, src_dir_fd=first_fd, dst_dir_fd=to_fd, follow_symlinks=False)
+    finally:
+        os.close(first_fd)
 
 
 def _metadata(entry: Entry) -> Metadata:

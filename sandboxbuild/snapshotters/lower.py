@@ -116,9 +116,12 @@ class LowerDirectory:
 
 
 def is_opaque(directory_fd: int, name: bytes) -> bool:
-    """Whether the directory `name` hides what lower layers have in it."""
+    """Whether the directory `name` hides what lower layers have in it. gVisor's overlay knows the second attribute alone."""
     place = b"%b/%b" % (link_path(directory_fd).encode(), name)
-    try:
-        return os.getxattr(place, OPAQUE_XATTR, follow_symlinks=False) == OPAQUE_VALUE
-    except OSError:
-        return False
+    for attribute in (OPAQUE_XATTR, "trusted.overlay.opaque"):
+        try:
+            if os.getxattr(place, attribute, follow_symlinks=False) == OPAQUE_VALUE:
+                return True
+        except OSError:
+            continue
+    return False

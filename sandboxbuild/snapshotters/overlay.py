@@ -6,6 +6,7 @@ are off, so an upper directory is a layer that stands by itself; renaming a lowe
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from sandboxbuild.archive.scan import OPEN_DIRECTORY
 from sandboxbuild.fstree.changes import Change, Changes
 from sandboxbuild.snapshotters import Workspace
+from sandboxbuild.snapshotters.copying import write_layer_directory
 from sandboxbuild.snapshotters.difference import Difference
 from sandboxbuild.snapshotters.folder import make_like, workspace_folder
 from sandboxbuild.snapshotters.lower import LowerTree
@@ -68,7 +70,21 @@ class _OverlayWorkspace:
 
     def commit(self, target: str) -> None:
         self.unmount()
-        os.rename(self._upper, target)
+        try:
+            os.rename(self._upper, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self._copy_to(target)
+
+    def _copy_to(self, target: str) -> None:
+        """Commit to another filesystem: gVisor wants upper directories on a tmpfs, and the store isn't."""
+        with LowerTree(self._parents) as lower:
+            root_fd = os.open(self._upper, OPEN_DIRECTORY)
+            try:
+                write_layer_directory(Difference(root_fd, lower, complete=False).changes(), root_fd, target)
+            finally:
+                os.close(root_fd)
 
     def _difference(self) -> Iterator[Change]:
         with LowerTree(self._parents) as lower:

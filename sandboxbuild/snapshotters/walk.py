@@ -17,7 +17,7 @@ from sandboxbuild.errors import SandboxbuildError
 from sandboxbuild.fstree.changes import Change, Changes
 from sandboxbuild.fstree.entry import Entry
 from sandboxbuild.snapshotters import Workspace
-from sandboxbuild.snapshotters.copying import copy_merged, move_changes
+from sandboxbuild.snapshotters.copying import copy_merged, write_layer_directory
 from sandboxbuild.snapshotters.difference import Difference
 from sandboxbuild.snapshotters.folder import make_like, workspace_folder
 from sandboxbuild.snapshotters.lower import LowerTree
@@ -65,15 +65,7 @@ class _WalkWorkspace:
         return Changes(self.root, self._difference())
 
     def commit(self, target: str) -> None:
-        found = list(self._difference())
-        root = next(scan_tree(self._root_fd))
-        make_like(target, root)
-        target_fd = os.open(target, OPEN_DIRECTORY)
-        try:
-            move_changes(found, self._root_fd, target_fd)
-            os.utime(target_fd, ns=(root.mtime_ns, root.mtime_ns))
-        finally:
-            os.close(target_fd)
+        write_layer_directory(self._difference(), self._root_fd, target)
 
     def _difference(self) -> Iterator[Change]:
         return Difference(self._root_fd, self._lower, complete=True, unchanged=self._is_unchanged).changes()

@@ -1,7 +1,9 @@
 """Both snapshotters give the same layer, byte for byte, for every kind of change; and what they commit is that layer."""
 
+import ctypes
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -344,6 +346,86 @@ def test_no_attribute_of_overlay_gets_into_a_layer_that_walk_commits(tmp_path: P
         os.setxattr(f"{workspace.root}/d", "user.overlay.opaque", b"y")
         workspace.commit(f"{tmp_path}/layer")
     assert os.listxattr(f"{tmp_path}/layer/f") == os.listxattr(f"{tmp_path}/layer/d") == []
+
+
+@both
+def test_a_commit_to_another_filesystem_is_the_same_layer(snapshotter: Snapshotter, tmp_path: Path) -> None:
+    base = base_layer(snapshotter, str(tmp_path))
+    names = ["links", "special bits", "delete all in directory", "file becomes directory", "fifo", "device"]
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+        pictures = []
+        for target in (f"{tmp_path}/here", f"{elsewhere}/there"):
+            with snapshotter.workspace([base], str(tmp_path)) as workspace:
+                for name in names:
+                    apply(name, workspace.root)
+                workspace.commit(target)
+            with WalkSnapshotter().workspace([base, target], str(tmp_path)) as workspace:
+                pictures.append(
+                    [
+                        (e.path, e.mode, e.uid, e.gid, e.size_bytes, e.link_target, e.rdev, e.xattrs)
+                        for e in scan_tree(workspace.root)
+                    ]
+                )
+        assert os.stat(f"{elsewhere}/there/tmp/1").st_nlink == 2
+    assert pictures[0] == pictures[1]
+
+
+def in_user_namespace(work: Callable[[], str]) -> str:
+    """Run `work` as root of a user namespace with the ids 0 to 65535, and return what it returns."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    ready, mapped, result = os.pipe(), os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            assert libc.unshare(0x10000000 | 0x00020000) == 0
+            os.write(ready[1], b"x")
+            os.read(mapped[0], 1)
+            os.setgroups([])
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+            os.write(result[1], work().encode())
+        finally:
+            os._exit(0)
+    os.close(result[1])
+    os.read(ready[0], 1)
+    for kind in ("uid", "gid"):
+        Path(f"/proc/{child}/{kind}_map").write_text(f"0 {0x70000000} 65536")
+    os.write(mapped[1], b"x")
+    with os.fdopen(result[0]) as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    for fd in (*ready, *mapped):
+        os.close(fd)
+    return text
+
+
+@both
+def test_a_user_namespace_gives_the_layer_that_root_gives(snapshotter: Snapshotter) -> None:
+    """Capabilities are stored there with the namespace's root, ids with an offset; neither shows in the layer."""
+    digests = []
+    for run in (lambda work: work(), in_user_namespace):
+        with tempfile.TemporaryDirectory() as folder:
+            if run is in_user_namespace:
+                os.chown(folder, 0x70000000, 0x70000000)
+
+            def work(folder: str = folder) -> str:
+                base = base_layer(snapshotter, folder)
+                with snapshotter.workspace([base], folder) as workspace:
+                    for name in (
+                        "links",
+                        "special bits",
+                        "delete all in directory",
+                        "chown",
+                        "xattr",
+                        "fifo",
+                        "names",
+                        "chmod all",
+                    ):
+                        apply(name, workspace.root)
+                    return str(layer_of(workspace))
+
+            digests.append(run(work))
+    assert digests[0] == digests[1] != ""
 
 
 def test_walk_sees_a_change_within_the_clock_tick_of_the_copy(tmp_path: Path) -> None:

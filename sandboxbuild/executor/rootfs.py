@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import Final
+from typing import Final, NamedTuple
 
 from sandboxbuild.executor.mountpoints import MadeStub, open_target
 from sandboxbuild.executor.stepspec import StepMount, StepSpec
@@ -53,28 +53,40 @@ _MASKED_IN_SYS: Final = (
     "kernel/tracing",
 )
 _LOCKED_KNOBS: Final = ("user", "pid", "uts", "ipc", "net", "mnt", "cgroup", "time")
+_STAGE: Final = "/tmp"  # noqa: S108 - where the new root is put together, in the step's own mount namespace
 _HOSTS: Final = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 
 
-def build_root(spec: StepSpec, made: list[MadeStub]) -> None:
+class Places(NamedTuple):
+    """What a step's mounts are made of, as detached mounts; a source that isn't a bind's is None."""
+
+    root: int
+    sources: tuple[int | None, ...]
+
+
+def open_places(spec: StepSpec) -> Places:
+    """Find the workspace and the binds' sources. They lie in folders of the executor's own, which the step's ids can't enter:
+    so this is done while the process still is the executor's id. Raises OSError.
+    """
+    return Places(mounts.clone_tree(spec.root), tuple(_open_source(mount) for mount in spec.mounts))
+
+
+def build_root(spec: StepSpec, places: Places, made: list[MadeStub]) -> None:
     """Mount everything and make it the root; the mount points that had to be made are added to `made`. Raises OSError."""
     devices = {name: _clone_device(name, number) for name, number in _DEVICES.items()}
-    sources = [_open_source(mount) for mount in spec.mounts]
-    root_mount = mounts.clone_tree(spec.root)
-    mounts.set_attributes(root_mount, mounts.ATTR_NODEV)
-    mounts.attach(root_mount, spec.root)
-    os.close(root_mount)
-    root_fd = os.open(spec.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root_fd = places.root
+    mounts.set_attributes(root_fd, mounts.ATTR_NODEV)
+    mounts.attach(root_fd, _STAGE)
     null_fd = mounts.clone_tree("/dev/null")
     locks = _mount_proc(root_fd, null_fd, spec, made)
     _mount_sys(root_fd, spec, made)
     dev_fd = _mount_dev(root_fd, devices, spec, made)
     named = name_files(spec)
-    for mount, source in zip((*named, *spec.mounts), (*(None for _ in named), *sources), strict=True):
+    for mount, source in zip((*named, *spec.mounts), (*(None for _ in named), *places.sources), strict=True):
         _mount(root_fd, dev_fd, mount, source, made)
+    mounts.pivot_into(root_fd)
     for fd in (root_fd, null_fd, dev_fd):
         os.close(fd)
-    mounts.pivot_into(spec.root)
     _forbid_namespaces(locks)
 
 

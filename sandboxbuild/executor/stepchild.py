@@ -6,7 +6,6 @@ import _socket
 import errno
 import os
 import resource
-import signal
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
@@ -55,12 +54,13 @@ def become_step(spec: StepSpec, channel: Channel, output: Sequence[int], go_r: i
 def _prepare(spec: StepSpec, channel: Channel, output: Sequence[int], go_r: int) -> None:
     os.setsid()
     os.umask(0o022)
+    places = rootfs.open_places(spec)
     _become_root()
     rootfs.set_host_name(spec)
     listeners = _open_network(spec)
     made: list[MadeStub] = []
     try:
-        rootfs.build_root(spec, made)
+        rootfs.build_root(spec, places, made)
         enter_directory(spec.cwd)
     finally:
         # Even a step that fails here has to leave nothing behind in the rootfs.
@@ -188,7 +188,7 @@ def _drop_rights(spec: StepSpec) -> None:
     allowed = capabilities.mask(spec.isolation.capabilities)
     _take_groups(spec)
     capabilities.limit_bounding_set(allowed)
-    _reset_signals()
+    namespaces.default_signals()
     capabilities.clear_ambient()
     if spec.isolation.seccomp_program:
         libc.seccomp(_SECCOMP_SET_MODE_FILTER, 0, spec.isolation.seccomp_program)
@@ -217,12 +217,6 @@ def _take_groups(spec: StepSpec) -> None:
 def _only_setuid() -> tuple[int, int, int]:
     setuid = capabilities.mask(("SETUID",))
     return setuid, setuid, 0
-
-
-def _reset_signals() -> None:
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def _execute(spec: StepSpec) -> None:

@@ -254,7 +254,7 @@ def make_private(target: str = "/") -> None:
     libc.mount(None, target, None, MS_REC | MS_PRIVATE, None)
 
 
-def pivot_into(new_root: str) -> None:
+def pivot_into(new_root: Place) -> None:
     """Make the mount at `new_root` the root of this mount namespace and drop the old one entirely (pivot_root(2), Notes)."""
     os.chdir(new_root)
     libc.pivot_root(".", ".")

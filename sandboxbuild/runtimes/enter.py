@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import resource  # here and not later: after the change of root there is nothing to import from
 import select
-import signal
+import signal  # noqa: F401  # likewise, for default_signals
 import stat
 import sys
 
@@ -292,10 +292,7 @@ def set_process_state() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (files_limit, files_limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.umask(0o022)
-    for number in range(1, signal.NSIG):
-        if number not in (9, 19, 32, 33):  # KILL, STOP, and the two that the C library keeps
-            signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    namespaces.default_signals()
 
 
 if __name__ == "__main__":

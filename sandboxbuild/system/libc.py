@@ -20,15 +20,15 @@ _syscall = _lib.syscall
 _syscall.restype = ctypes.c_long
 
 _MACHINE: Final = os.uname().machine
-# pivot_root, keyctl, seccomp, mount_setattr-era numbers are below; the first three differ by architecture.
+# pivot_root, keyctl, seccomp, rt_sigaction: their numbers differ by architecture; -1 is ENOSYS.
 _NR_BY_MACHINE: Final = {
-    "x86_64": (155, 250, 317),
-    "aarch64": (41, 219, 277),
-    "riscv64": (41, 219, 277),
-    "ppc64le": (203, 271, 358),
-    "s390x": (217, 280, 348),
+    "x86_64": (155, 250, 317, 13),
+    "aarch64": (41, 219, 277, 134),
+    "riscv64": (41, 219, 277, 134),
+    "ppc64le": (203, 271, 358, 173),
+    "s390x": (217, 280, 348, 174),
 }
-_NR_PIVOT_ROOT, _NR_KEYCTL, _NR_SECCOMP = _NR_BY_MACHINE.get(_MACHINE, (-1, -1, -1))
+_NR_PIVOT_ROOT, _NR_KEYCTL, _NR_SECCOMP, _NR_RT_SIGACTION = _NR_BY_MACHINE.get(_MACHINE, (-1, -1, -1, -1))
 _NR_OPEN_TREE: Final = 428
 _NR_MOVE_MOUNT: Final = 429
 _NR_FSOPEN: Final = 430
@@ -196,6 +196,11 @@ def seccomp(operation: int, flags: int, program: bytes) -> None:
 def close_range(first: int, last: int) -> None:
     """close_range(2), Linux 5.9."""
     _call(_NR_CLOSE_RANGE, first, last, 0)
+
+
+def default_signal(number: int) -> None:
+    """rt_sigaction(2) to SIG_DFL, for the two signals that the C library keeps from its callers."""
+    _call(_NR_RT_SIGACTION, number, (ctypes.c_uint64 * 8)(), None, 8)
 
 
 def renameat2(old_dir_fd: int, old: bytes, new_dir_fd: int, new: bytes, flags: int) -> None:

@@ -22,6 +22,7 @@ IdMap = Sequence[tuple[int, int, int]]
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 1, 4, 15, 38, 36
 _KEYCTL_JOIN_SESSION_KEYRING: Final = 1
+_C_LIBRARY_SIGNALS: Final = (32, 33)  # nptl(7)
 
 
 def unshare(flags: int) -> None:
@@ -94,6 +95,20 @@ def forbid_new_privileges() -> None:
 def adopt_orphans() -> None:
     """Become the parent of descendants whose own parents end."""
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def default_signals() -> None:
+    """Every signal does what it does by default, and none is blocked. The main thread only."""
+    import signal
+
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    for reserved in _C_LIBRARY_SIGNALS:
+        try:
+            libc.default_signal(reserved)
+        except OSError:
+            pass  # an architecture whose number we don't know
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def leave_keyring() -> None:

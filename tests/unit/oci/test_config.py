@@ -122,9 +122,9 @@ def test_malformed_config_is_refused(fields: dict[str, Any]) -> None:
     st.dictionaries(
         st.sampled_from(["Env", "Cmd", "Labels", "User", "Volumes", "OnBuild", "Other"]),
         st.none()
-        | st.text(max_size=3)
-        | st.lists(st.text(max_size=3), max_size=2)
-        | st.dictionaries(st.text(max_size=2), st.none()),
+        | st.text("aé=\0\\/ \u2028", max_size=3)
+        | st.lists(st.text("aé=\0\\/ \u2028", max_size=3), max_size=2)
+        | st.dictionaries(st.text("aé=\0\\/ \u2028", max_size=2), st.none()),
     )
 )
 def test_any_inner_config_is_refused_or_stable(fields: dict[str, Any]) -> None:

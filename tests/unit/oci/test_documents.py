@@ -102,14 +102,14 @@ def test_equal_values_encode_to_equal_bytes() -> None:
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(0, 2**62) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    st.none() | st.booleans() | st.integers(0, 2**62) | st.text("aé=\0\\/ \u2028", max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("aé=\0\\/ \u2028", max_size=4), inner, max_size=3),
     max_leaves=8,
 )
 
 
 @settings(max_examples=60)
-@given(st.dictionaries(st.text(max_size=4), JSON, max_size=4))
+@given(st.dictionaries(st.text("aé=\0\\/ \u2028", max_size=4), JSON, max_size=4))
 def test_document_reads_back_or_is_refused(value: dict[str, object]) -> None:
     data = json.dumps(value).encode()
     try:

@@ -124,7 +124,10 @@ def test_descriptor_reads_back() -> None:
 
 @settings(max_examples=100)
 @given(
-    st.dictionaries(st.sampled_from(sorted(MANIFEST)), st.none() | st.text(max_size=3) | st.lists(st.integers(), max_size=2))
+    st.dictionaries(
+        st.sampled_from(sorted(MANIFEST)),
+        st.none() | st.text("aé=\0\\/ \u2028", max_size=3) | st.lists(st.integers(), max_size=2),
+    )
 )
 def test_any_field_is_read_or_refused(changes: dict[str, Any]) -> None:
     try:

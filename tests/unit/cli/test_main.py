@@ -139,3 +139,10 @@ def test_a_bug_is_said_politely_and_is_exit_code_100(
     monkeypatch.setitem(COMMANDS, "version", ("no_such_module", "version", ""))
     assert main(["version"]) == 100
     assert "this is a bug of sandboxbuild" in capsys.readouterr().err
+
+
+def test_the_reference_is_what_the_tables_say() -> None:
+    from sandboxbuild.cli.reference import reference
+
+    written = (Path(__file__).resolve().parents[3] / "docs" / "cli.md").read_text()
+    assert written == reference(), "run: python -m sandboxbuild.cli.reference > docs/cli.md"

@@ -15,6 +15,7 @@ from sandboxbuild.exporters import Output
 from sandboxbuild.system.files import remove_tree
 
 Write = Callable[[Union[bytes, memoryview]], object]
+_BUFFER_BYTES = 1 << 20
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -45,8 +46,10 @@ def opened(output: Output) -> Iterator[Write]:
                 yield lambda data: _write_stream(stream, data)
             return
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with _renamed_at_the_end(path) as fd:
-            yield lambda data: _write_all(fd, data)
+        # A tar is many small writes between large ones.
+        with _renamed_at_the_end(path) as fd, open(fd, "wb", buffering=_BUFFER_BYTES, closefd=False) as file:
+            yield file.write
+            file.flush()
 
 
 def _is_special(path: str) -> bool:

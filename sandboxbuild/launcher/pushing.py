@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from sandboxbuild.exporters.registry import push as push_image
 from sandboxbuild.gateway.process import Gateway
 from sandboxbuild.launcher.gatewayconfig import gateway_config
-from sandboxbuild.launcher.sandbox import uplink_folder
 from sandboxbuild.launcher.settings import BuildSettings, RegistrySettings
+from sandboxbuild.launcher.uplinkfolder import uplink_folder
 from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.reference import parse_reference
 from sandboxbuild.registry.push import Destination, Pushed

@@ -7,20 +7,18 @@ happened, and a second signal makes the undoing quick.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple
 
-from sandboxbuild.errors import IsolationError
 from sandboxbuild.gateway.config import GatewayConfig
 from sandboxbuild.gateway.process import Gateway
 from sandboxbuild.launcher.interruption import Interruption
 from sandboxbuild.launcher.sources import Sources
 from sandboxbuild.launcher.stores import outside_id
+from sandboxbuild.launcher.uplinkfolder import uplink_folder
 from sandboxbuild.protocol.request import CONTEXTS_PATH, STORE_PATH, UPLINK_PATH
 from sandboxbuild.runtimes import Runtime, Sandbox, SandboxMount, SandboxSpec
 from sandboxbuild.runtimes.bundle import TARGET, Bundle
@@ -28,7 +26,6 @@ from sandboxbuild.runtimes.namespaces import id_ranges
 from sandboxbuild.system.idmap import IdPlan
 
 GRACE_S: Final = 3.0  # for an executor to end by itself once its standard input is closed
-_SOCKET_LIMIT: Final = 100  # bytes of a unix socket's path; sun_path has 108 (unix(7))
 
 
 class SandboxPlan(NamedTuple):
@@ -87,25 +84,6 @@ class _StartingGateway:
         self._thread.join()
         if self._gateway is not None:
             self._gateway.close()
-
-
-@contextmanager
-def uplink_folder(uid: int, gid: int) -> Iterator[str]:
-    """A folder that the executor may enter and nobody else (but root), with a path short enough for a socket in it."""
-    for parent in (os.environ.get("XDG_RUNTIME_DIR", ""), "/run", tempfile.gettempdir()):
-        if parent and len(parent) < _SOCKET_LIMIT - 40 and os.access(parent, os.W_OK | os.X_OK):
-            break
-    else:
-        raise IsolationError(
-            "there is no folder for the gateway's socket", hint="set TMPDIR to a short path that can be written to"
-        )
-    folder = tempfile.mkdtemp(prefix="sandboxbuild-", dir=parent)
-    try:
-        if os.geteuid() == 0:
-            os.chown(folder, uid, gid)
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sandbox_spec(plan: SandboxPlan, uplink: str) -> SandboxSpec:

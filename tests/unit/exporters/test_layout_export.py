@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sandboxbuild.errors import InputError, IntegrityError, UsageError
+from sandboxbuild.errors import InputError, IntegrityError, LimitExceeded, UsageError
 from sandboxbuild.exporters import Output, export, exporter
 from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.digest import sha256_digest
@@ -153,6 +153,11 @@ def test_platform_that_is_not_there_is_an_error(store: Store, image_of: ImageOf)
 def test_docker_archive_is_never_a_directory(store: Store, image_of: ImageOf, tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         export("docker", store, image_of(FILES), Output(str(tmp_path / "out"), as_tar=False))
+
+
+def test_full_disk_is_a_limit(store: Store, image_of: ImageOf) -> None:
+    with pytest.raises(LimitExceeded, match="/dev/full"):
+        export("oci", store, image_of(FILES), Output("/dev/full", as_tar=True))
 
 
 def test_unknown_type_is_a_usage_error() -> None:

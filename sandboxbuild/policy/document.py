@@ -105,7 +105,7 @@ def dotted(path: Iterable[str | int]) -> str:
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part[:80]}" if text else part[:80]
-    return text.encode("ascii", "backslashreplace").decode("ascii")
+    return text.encode("unicode_escape").decode("ascii")
 
 
 def _suggestion(key: str, known: Iterable[str]) -> str:

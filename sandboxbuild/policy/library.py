@@ -76,13 +76,19 @@ def read_file(path: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except (OSError, ValueError) as error:
         raise PolicyError(f"{path} can't be read: {getattr(error, 'strerror', None) or 'not a path'}") from error
-    with open(descriptor, "rb") as source:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise PolicyError(f"{path} is no regular file")
-        if status.st_mode & stat.S_IWOTH:
-            raise PolicyError(f"{path} can be written by everybody, so it is nobody's policy", hint=f"chmod o-w {path}")
-        data = source.read(SIZE_LIMIT_BYTES + 1)
+    try:
+        _check_status(path, os.fstat(descriptor).st_mode)
+        with os.fdopen(os.dup(descriptor), "rb") as source:
+            data = source.read(SIZE_LIMIT_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > SIZE_LIMIT_BYTES:
         raise PolicyError(f"{path} has more than {SIZE_LIMIT_BYTES} bytes, which no policy needs")
     return data
+
+
+def _check_status(path: str, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise PolicyError(f"{path} is no regular file")
+    if mode & stat.S_IWOTH:
+        raise PolicyError(f"{path} can be written by everybody, so it is nobody's policy", hint=f"chmod o-w {path}")

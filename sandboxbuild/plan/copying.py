@@ -9,7 +9,6 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from sandboxbuild.errors import ContextError, InputError
 from sandboxbuild.fstree.actions import FileAction, UnpackArchive, WriteBytes
@@ -69,9 +68,14 @@ def copy_actions(
 
 
 def url_file_name(url: str) -> str:
-    """The name of what ADD fetches: the last component of the URL's path, without query or header."""
-    name = clean(urlsplit(url).path).rpartition("/")[2]
-    return name if name not in ("", ".", "..") and "\0" not in name else UNNAMED
+    """The name of what ADD fetches: the last component of the URL's path, decoded, without query or header."""
+    path = url.partition("://")[2].partition("#")[0].partition("?")[0].partition("/")[2]
+    if "%" in path:
+        from urllib.parse import unquote
+
+        path = unquote(path, errors="surrogateescape")
+    name = clean(f"/{path}").rpartition("/")[2]
+    return name if name and "\0" not in name else UNNAMED
 
 
 class _Destination(NamedTuple):

@@ -245,7 +245,10 @@ def test_a_fetched_file_is_private_and_root_s() -> None:
         ("http://h", "__unnamed__"),
         ("http://h/", "__unnamed__"),
         ("http://h/a/..", "__unnamed__"),
-        ("http://h/%41", "%41"),
+        ("http://h/a%20b", "a b"),
+        ("http://h/x%2Fy", "y"),
+        ("http://h/x%2F..%2F..", "__unnamed__"),
+        ("http://h/a%00b", "__unnamed__"),
     ],
 )
 def test_the_name_of_a_fetched_file_is_the_last_of_the_urls_path(url: str, name: str) -> None:

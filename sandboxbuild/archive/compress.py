@@ -20,6 +20,7 @@ KINDS: Final = ("gzip", "zstd", "bzip2", "xz", "none")
 GZIP_LEVEL: Final = 2
 ZSTD_LEVEL: Final = 3
 _ZSTD_WORKERS: Final = 2
+_ZSTD_JOB_BYTES: Final = 2 << 20  # the default takes 60 MB more memory for 1.6 % less output
 _MAGIC_BYTES: Final = 6
 _WINDOW: Final = 32 << 10
 _SKIPPABLE: Final = b"\x2a\x4d\x18"
@@ -271,7 +272,12 @@ class _ZstdCompressor:
     def __init__(self, level: int) -> None:
         zstd = _zstd()
         names = zstd.CompressionParameter
-        options = {names.compression_level: level, names.nb_workers: _ZSTD_WORKERS, names.checksum_flag: 1}
+        options = {
+            names.compression_level: level,
+            names.nb_workers: _ZSTD_WORKERS,
+            names.job_size: _ZSTD_JOB_BYTES,
+            names.checksum_flag: 1,
+        }
         self._encoder = zstd.ZstdCompressor(options=options)
 
     def write(self, data: bytes | bytearray | memoryview, /) -> bytes:

@@ -11,7 +11,7 @@ from typing import Final
 from sandboxbuild.archive.nodes import PLACEHOLDER_XATTR, read_placeholder
 from sandboxbuild.errors import LimitExceeded
 from sandboxbuild.fstree.entry import Entry
-from sandboxbuild.system.files import link_path
+from sandboxbuild.system.files import link_path, open_beneath
 
 OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 CAPABILITY_XATTR: Final = "security.capability"
@@ -38,28 +38,34 @@ def scan_tree(root: str | bytes | int, *, max_entries: int = MAX_ENTRIES) -> Ite
 
     Sockets are left out: a layer can't hold them. Raises OSError if anything vanishes meanwhile, LimitExceeded.
     """
-    fd = os.open(root if not isinstance(root, int) else link_path(root), OPEN_DIRECTORY & ~os.O_NOFOLLOW)
+    root_fd = os.open(root if not isinstance(root, int) else link_path(root), OPEN_DIRECTORY & ~os.O_NOFOLLOW)
     try:
-        yield read_descriptor(fd, b"")
-        yield from _below(fd, b"", [max_entries], 0)
+        yield read_descriptor(root_fd, b"")
+        levels = [iter(list_directory(root_fd, b""))]
+        while levels:
+            entry = next(levels[-1], None)
+            if entry is None:
+                levels.pop()
+                continue
+            max_entries -= 1
+            if max_entries < 0:
+                raise LimitExceeded("a tree has too many entries to scan")
+            yield entry
+            if stat.S_ISDIR(entry.mode):
+                levels.append(iter(_list_below(root_fd, entry.path, len(levels))))
     finally:
-        os.close(fd)
+        os.close(root_fd)
 
 
-def _below(directory_fd: int, path: bytes, left: list[int], depth: int) -> Iterator[Entry]:
+def _list_below(root_fd: int, path: bytes, depth: int) -> list[Entry]:
+    """The entries of a directory, which is open only meanwhile, so that depth costs no descriptors."""
     if depth > MAX_DEPTH:
         raise LimitExceeded(f"directories nest deeper than {MAX_DEPTH}: {path[:200]!r}")
-    for entry in list_directory(directory_fd, path):
-        left[0] -= 1
-        if left[0] < 0:
-            raise LimitExceeded("a tree has too many entries to scan")
-        yield entry
-        if stat.S_ISDIR(entry.mode):
-            child = os.open(entry.path.rpartition(b"/")[2], OPEN_DIRECTORY, dir_fd=directory_fd)
-            try:
-                yield from _below(child, entry.path, left, depth + 1)
-            finally:
-                os.close(child)
+    fd = open_beneath(root_fd, path, OPEN_DIRECTORY)
+    try:
+        return list_directory(fd, path)
+    finally:
+        os.close(fd)
 
 
 def list_directory(directory_fd: int, path: bytes) -> list[Entry]:

@@ -14,7 +14,7 @@ from sandboxbuild.archive.scan import OPEN_DIRECTORY, OVERLAY_XATTRS, read_descr
 from sandboxbuild.fstree.changes import Change, Delete
 from sandboxbuild.fstree.entry import Entry
 from sandboxbuild.snapshotters.folder import make_like
-from sandboxbuild.snapshotters.lower import LowerTree
+from sandboxbuild.snapshotters.lower import Found, LowerTree
 from sandboxbuild.system.files import copy_range, link_path, open_beneath
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -27,28 +27,35 @@ def copy_merged(lower: LowerTree, root_fd: int) -> None:
     Each name becomes an inode of its own, as with overlay, which copies up one name of a file and leaves its other names alone.
     """
     root = lower.root()
-    _copy_directory(lower, root.entry, root.layers, root_fd)
+    directories = [root]
+    for found in directories:  # grows while it is walked
+        fd = open_beneath(root_fd, found.entry.path or b".", _PARENT)
+        try:
+            directories += _copy_directory(lower, found, fd)
+        finally:
+            os.close(fd)
+    for found in reversed(directories):
+        fd = open_beneath(root_fd, found.entry.path or b".", OPEN_DIRECTORY)
+        try:
+            settle(fd, _metadata(found.entry))
+        finally:
+            os.close(fd)
 
 
-def _copy_directory(lower: LowerTree, entry: Entry, layers: tuple[int, ...], fd: int) -> None:
-    subdirectories = []
-    with lower.directory(entry.path, layers) as below:
+def _copy_directory(lower: LowerTree, directory: Found, fd: int) -> list[Found]:
+    """Copy the files of one directory and make its directories, which are returned, to be filled and settled."""
+    made = []
+    with lower.directory(directory.entry.path, directory.layers) as below:
         for name in sorted(below.names()):
             found = below.find(name)
             if found is None:
                 continue
             if stat.S_ISDIR(found.entry.mode):
-                subdirectories.append((name, found))
+                os.mkdir(name, 0o700, dir_fd=fd)
+                made.append(found)
             else:
                 _copy_file(partial(lower.open, found.layers[0], found.entry.path), found.entry, fd, name)
-    for name, found in subdirectories:
-        os.mkdir(name, 0o700, dir_fd=fd)
-        child_fd = os.open(name, OPEN_DIRECTORY, dir_fd=fd)
-        try:
-            _copy_directory(lower, found.entry, found.layers, child_fd)
-        finally:
-            os.close(child_fd)
-    settle(fd, _metadata(entry))
+    return made
 
 
 def _copy_file(open_source: Callable[[int], int], entry: Entry, directory_fd: int, name: bytes) -> None:

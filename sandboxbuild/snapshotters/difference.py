@@ -26,6 +26,7 @@ from sandboxbuild.errors import LimitExceeded, SandboxbuildError
 from sandboxbuild.fstree.changes import Change, Delete, Upsert
 from sandboxbuild.fstree.entry import Entry
 from sandboxbuild.snapshotters.lower import Found, LowerDirectory, LowerTree, is_opaque
+from sandboxbuild.system.files import open_beneath
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CHUNK: Final = 1 << 20
@@ -65,58 +66,57 @@ class Difference:
             found = self._lower.root()
             if not _same_inode_fields(root._replace(mtime_ns=0), found.entry._replace(mtime_ns=0)):
                 yield Upsert(root)
-            yield from self._below(self._root_fd, b"", found.layers, self._complete, 0)
+            yield from self._below(found.layers)
         except OSError as error:
             raise SandboxbuildError(
                 f"the step's files can't be read for its layer: {error}",
                 hint="a process that still writes, or a disk that fails; the layer was not made",
             ) from error
 
-    def _below(self, fd: int, path: bytes, layers: tuple[int, ...], complete: bool, depth: int) -> Iterator[Change]:
-        if depth > MAX_DEPTH:
-            raise LimitExceeded(f"directories nest deeper than {MAX_DEPTH}: {shown(path[:200])}")
-        for child in self._children(fd, path, layers, complete):
-            if child.entry is None:
-                yield from self._announce_parents()
-                yield Delete(child.path)
+    def _below(self, layers: tuple[int, ...]) -> Iterator[Change]:
+        """The changes below the root. Directories are entered by path from there, so that depth costs no descriptors."""
+        levels = [iter(self._children(b"", layers, self._complete))]
+        above: list[Entry | None] = [None]
+        while levels:
+            child = next(levels[-1], None)
+            if child is None:
+                levels.pop()
+                left = above.pop()
+                if self._pending and self._pending[-1] is left:
+                    self._pending.pop()
                 continue
             if child.differs:
                 yield from self._announce_parents()
-                yield Upsert(child.entry)
-            if stat.S_ISDIR(child.entry.mode):
-                yield from self._directory(fd, child, depth)
-
-    def _directory(self, parent_fd: int, child: _Child, depth: int) -> Iterator[Change]:
-        """The changes below a directory; it is announced ahead of the first, if it wasn't."""
-        assert child.entry is not None
-        if not child.differs:
-            self._pending.append(child.entry)
-        fd = os.open(child.path.rpartition(b"/")[2], OPEN_DIRECTORY, dir_fd=parent_fd)
-        try:
-            yield from self._below(fd, child.path, child.below, child.complete, depth + 1)
-        finally:
-            os.close(fd)
-        if self._pending and self._pending[-1] is child.entry:
-            self._pending.pop()
+                yield Upsert(child.entry) if child.entry else Delete(child.path)
+            if child.entry is None or not stat.S_ISDIR(child.entry.mode):
+                continue
+            if not child.differs:
+                self._pending.append(child.entry)
+            if len(levels) > MAX_DEPTH:
+                raise LimitExceeded(f"directories nest deeper than {MAX_DEPTH}: {shown(child.path[:200])}")
+            levels.append(iter(self._children(child.path, child.below, child.complete)))
+            above.append(child.entry)
 
     def _announce_parents(self) -> Iterator[Change]:
         pending, self._pending = self._pending, []
         for entry in pending:
             yield Upsert(entry)
 
-    def _children(self, fd: int, path: bytes, layers: tuple[int, ...], complete: bool) -> list[_Child]:
-        """What is to say of each name in one directory, sorted. The lower directories are open only meanwhile."""
-        entries = list_directory(fd, path)
-        self._left -= len(entries)
-        if self._left < 0:
-            raise LimitExceeded(f"a step leaves more than {MAX_ENTRIES} files")
-        with self._lower.directory(path, layers) as below:
-            judged = [self._judge(fd, entry, below, complete) for entry in entries]
-            children = [child for child in judged if child is not None]
-            gone = self._gone(fd, path, entries, below, complete)
-        if gone:
-            children = sorted(children + gone, key=lambda child: child.path)
-        return children
+    def _children(self, path: bytes, layers: tuple[int, ...], complete: bool) -> list[_Child]:
+        """What is to say of each name in one directory, sorted."""
+        fd = open_beneath(self._root_fd, path or b".", OPEN_DIRECTORY)
+        try:
+            entries = list_directory(fd, path)
+            self._left -= len(entries)
+            if self._left < 0:
+                raise LimitExceeded(f"a step leaves more than {MAX_ENTRIES} files")
+            with self._lower.directory(path, layers) as below:
+                judged = [self._judge(fd, entry, below, complete) for entry in entries]
+                gone = self._gone(fd, path, entries, below, complete)
+        finally:
+            os.close(fd)
+        children = [child for child in judged if child is not None]
+        return sorted(children + gone, key=lambda child: child.path) if gone else children
 
     def _judge(self, fd: int, entry: Entry, below: LowerDirectory, complete: bool) -> _Child | None:
         is_directory = stat.S_ISDIR(entry.mode)

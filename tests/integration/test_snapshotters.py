@@ -12,7 +12,7 @@ import pytest
 
 from sandboxbuild.archive.pipeline import WrittenLayer, write_layer
 from sandboxbuild.archive.scan import scan_tree
-from sandboxbuild.errors import SandboxbuildError
+from sandboxbuild.errors import LimitExceeded, SandboxbuildError
 from sandboxbuild.fstree.changes import Changes, Delete, Upsert
 from sandboxbuild.snapshotters import Snapshotter, Workspace
 from sandboxbuild.snapshotters.overlay import OverlaySnapshotter
@@ -435,6 +435,21 @@ def test_walk_sees_a_change_within_the_clock_tick_of_the_copy(tmp_path: Path) ->
         with walk.workspace([base], str(tmp_path)) as workspace:
             rewrite_same_size_and_time(f"{workspace.root}/etc/passwd", "ETC/PASSWD")
             assert said(workspace) == ["+etc", "+etc/passwd"]
+
+
+@both
+def test_a_tree_as_deep_as_is_allowed_is_a_layer(snapshotter: Snapshotter, tmp_path: Path) -> None:
+    with snapshotter.workspace([], str(tmp_path)) as workspace:
+        os.makedirs(workspace.root + "/d" * 510)
+        write(workspace.root + "/d" * 510 + "/f", "x")
+        assert layer_of(workspace).entries == 511
+        workspace.commit(f"{tmp_path}/layer")
+    with snapshotter.workspace([f"{tmp_path}/layer"], str(tmp_path)) as workspace:
+        os.unlink(workspace.root + "/d" * 510 + "/f")
+        assert layer_of(workspace).entries == 511
+        os.makedirs(workspace.root + "/d" * 600)
+        with pytest.raises(LimitExceeded):
+            said(workspace)
 
 
 def test_a_hundred_layers_make_one_tree(tmp_path: Path) -> None:

@@ -93,8 +93,11 @@ def _check_attributes(text: str, fields: Mapping[str, str]) -> None:
         raise UsageError(f"--output {text}: {min(unknown)}= is not supported")
 
 
-def parse_secret(text: str) -> SecretSource:
-    """`id=ID[,src=FILE][,env=NAME][,type=file|env]`; an id alone is a variable of that name, or else a file, as in buildx."""
+def parse_secret(text: str, environ: Mapping[str, str]) -> SecretSource:
+    """`id=ID[,src=FILE][,env=NAME][,type=file|env]`; an id alone is a variable of that name if there is one, else a file.
+
+    The value is not read here. Raises UsageError, which never repeats more than the id.
+    """
     fields = _fields(text, "--secret")
     secret_id = fields.pop("id", "")
     path = fields.pop("src", "") or fields.pop("source", "")
@@ -105,8 +108,10 @@ def parse_secret(text: str) -> SecretSource:
     if kind == "env" and path:
         path, variable = "", path
     if not path and not variable:
-        variable = "" if kind == "file" else secret_id
-        path = secret_id if kind == "file" else ""
+        is_variable = kind == "env" or (not kind and secret_id in environ)
+        path, variable = ("", secret_id) if is_variable else (secret_id, "")
+    if variable and variable not in environ:
+        raise UsageError(f"--secret id={secret_id}: its variable is not set")
     return SecretSource(secret_id, path, variable)
 
 
@@ -127,6 +132,16 @@ def parse_pairs(texts: Iterable[str], flag: str) -> tuple[tuple[str, str], ...]:
             raise UsageError(f"{flag} {text!r} is no NAME=VALUE")
         pairs[name] = value
     return tuple(pairs.items())
+
+
+def parse_annotations(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """NAME=VALUE for the manifest; buildx's prefix `manifest:` says the same, its others are refused."""
+    pairs = parse_pairs(texts, "--annotation")
+    for name, _ in pairs:
+        kind, colon, _ = name.partition(":")
+        if colon and (kind in ("index", "manifest-descriptor", "index-descriptor") or kind.startswith(("manifest[", "index["))):
+            raise UsageError(f"--annotation {name!r}: only a manifest is annotated", hint="leave the prefix out")
+    return tuple((name.removeprefix("manifest:"), value) for name, value in pairs)
 
 
 def parse_build_args(texts: Iterable[str], environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -69,7 +69,7 @@ BUILD_FLAGS: Final = (
     Flag("--build-arg", LIST, "Value of an ARG; a name alone takes the environment's value", "NAME[=VALUE]"),
     Flag("--build-context", LIST, "A further context for FROM, COPY --from and mounts", "NAME=PATH|URL|docker-image://REF"),
     Flag("--label", LIST, "Label of the image", "NAME=VALUE"),
-    Flag("--annotation", LIST, "Annotation of the manifest; prefix index: for the index", "[TYPE:]NAME=VALUE"),
+    Flag("--annotation", LIST, "Annotation of the manifest", "NAME=VALUE"),
     Flag(
         "--platform",
         LIST,

@@ -8,7 +8,7 @@ from typing import Any
 
 from sandboxbuild.cli import arguments
 from sandboxbuild.errors import UsageError
-from sandboxbuild.launcher.settings import BuildSettings, OutputSpec, RegistrySettings, ReportFiles
+from sandboxbuild.launcher.settings import BuildSettings, OutputSpec, RegistrySettings, ReportFiles, SecretSource
 from sandboxbuild.units import parse_duration, parse_size
 
 PULL_WORDS = {"": False, "true": True, "false": False, "always": True, "newer": True, "missing": False}
@@ -37,7 +37,7 @@ def build_settings(path: str | None, values: Mapping[str, Any], environ: Mapping
         build_args=arguments.parse_build_args(values["build_arg"], environ),
         named_contexts=arguments.parse_pairs(values["build_context"], "--build-context"),
         labels=arguments.parse_pairs(values["label"], "--label"),
-        annotations=arguments.parse_pairs(values["annotation"], "--annotation"),
+        annotations=arguments.parse_annotations(values["annotation"]),
         platforms=_platforms(values["platform"], environ),
         no_cache=bool(values["no_cache"]),
         pull=_pull(values["pull"]),
@@ -45,7 +45,7 @@ def build_settings(path: str | None, values: Mapping[str, Any], environ: Mapping
         pushes=destinations if push is not False else (),
         push_tags=bool(push),
         outputs=tuple(output.spec for output in outputs if output.spec.kind in ("oci", "docker", "rootfs")),
-        secrets=tuple(arguments.parse_secret(text) for text in values["secret"]),
+        secrets=tuple(_secret(text, environ) for text in values["secret"]),
         ssh=tuple(arguments.parse_ssh(text) for text in values["ssh"]),
         add_hosts=arguments.parse_hosts(arguments.split_commas(values["add_host"])),
         shm_size_bytes=_measure("--shm-size", values["shm_size"] or "64m", parse_size),
@@ -90,6 +90,13 @@ def output_spec(text: str) -> arguments.ParsedOutput:
     """An --output, with a look at whether its destination is a folder."""
     destination = arguments.output_destination(text)
     return arguments.parse_output(text, is_directory=destination not in ("", "-") and os.path.isdir(destination))
+
+
+def _secret(text: str, environ: Mapping[str, str]) -> SecretSource:
+    secret = arguments.parse_secret(text, environ)
+    if secret.path and not os.access(secret.path, os.R_OK):
+        raise UsageError(f"--secret id={secret.secret_id}: its file can't be read")
+    return secret._replace(path=os.path.abspath(secret.path)) if secret.path else secret
 
 
 def _context(path: str | None, option: str | None) -> str:

@@ -112,22 +112,23 @@ def test_a_build_arg_without_a_value_is_the_environments_or_absent() -> None:
         ("id=a,source=f,type=file", SecretSource("a", "f", "")),
         ("id=a,env=E", SecretSource("a", "", "E")),
         ("id=a", SecretSource("a", "", "a")),
+        ("id=b", SecretSource("b", "b", "")),
         ("type=env,id=a,src=E", SecretSource("a", "", "E")),
     ],
 )
 def test_a_secret_is(text: str, secret: SecretSource) -> None:
-    assert arguments.parse_secret(text) == secret
+    assert arguments.parse_secret(text, {"a": "", "E": ""}) == secret
 
 
-@pytest.mark.parametrize("text", ["src=f", "id=a,src=f,env=E", "id=a,type=vault", "id=a,x=y", "a"])
+@pytest.mark.parametrize("text", ["src=f", "id=a,src=f,env=E", "id=a,type=vault", "id=a,x=y", "a", "id=a,env=UNSET"])
 def test_no_secret_is(text: str) -> None:
     with pytest.raises(UsageError):
-        arguments.parse_secret(text)
+        arguments.parse_secret(text, {"E": ""})
 
 
 def test_an_error_about_a_secret_does_not_repeat_it() -> None:
     with pytest.raises(UsageError) as caught:
-        arguments.parse_secret("id=a,value=hunter2")
+        arguments.parse_secret("id=a,value=hunter2", {})
     assert "hunter2" not in str(caught.value)
 
 
@@ -202,3 +203,16 @@ def test_tls_verify_false_is_for_pulls_and_pushes() -> None:
     assert registries.unverified_pull
     assert registries.unverified_push
     assert not settings(tls_verify=True).registries.unverified_pull
+
+
+def test_a_secrets_file_is_looked_for_before_the_build(tmp_path: Path) -> None:
+    (tmp_path / "s").write_text("x")
+    assert settings(secret=(f"id=a,src={tmp_path / 's'}",)).secrets == (SecretSource("a", str(tmp_path / "s")),)
+    with pytest.raises(UsageError, match="can't be read"):
+        settings(secret=(f"id=a,src={tmp_path / 'missing'}",))
+
+
+def test_annotations_are_the_manifests() -> None:
+    assert settings(annotation=("a=b", "manifest:c=d")).annotations == (("a", "b"), ("c", "d"))
+    with pytest.raises(UsageError, match="only a manifest"):
+        settings(annotation=("index:a=b",))

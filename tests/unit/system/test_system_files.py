@@ -69,14 +69,14 @@ PATHS = st.lists(PARTS, min_size=1, max_size=6).map("/".join)
 
 
 @given(path=PATHS, flags=st.sampled_from([os.O_PATH, os.O_RDONLY, os.O_PATH | os.O_NOFOLLOW, os.O_RDONLY | os.O_DIRECTORY]))
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_walking_finds_what_the_kernel_finds(root: int, path: str, flags: int) -> None:
     expected = _outcome(files.open_in_root, root, path, flags)
     assert _outcome(walk.open_walking, root, os.fsencode(path), flags, 0, in_root=True) == expected
 
 
 @given(path=PATHS)
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 def test_walking_beneath_refuses_what_the_kernel_refuses(root: int, path: str) -> None:
     expected = _outcome(files.open_beneath, root, path, os.O_PATH)
     found = _outcome(walk.open_walking, root, os.fsencode(path), os.O_PATH, 0, in_root=False)
@@ -135,7 +135,7 @@ def test_removal_stays_on_this_side_of_a_link(tmp_path: Path) -> None:
 def test_removal_bears_a_deep_tree(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
     current = os.dup(fd)
-    for _ in range(300):
+    for _ in range(60):
         os.mkdir("d" * 200, dir_fd=current)
         following = os.open("d" * 200, os.O_RDONLY, dir_fd=current)
         os.close(current)

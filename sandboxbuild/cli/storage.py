@@ -30,6 +30,8 @@ PRUNE_FLAGS: Final = (
 @click.command(cls=TableCommand, flags=PRUNE_FLAGS)
 def prune(**values: Any) -> None:
     """Free space in the store. Without flags, only what nothing can use any more goes."""
+    from sandboxbuild.launcher.removal import remover
+    from sandboxbuild.system import idmap
     from sandboxbuild.units import format_size, parse_duration, parse_size
 
     keep = values["keep_storage"]
@@ -39,6 +41,7 @@ def prune(**values: Any) -> None:
             None if keep is None else parse_size(keep),
             None if age is None else parse_duration(age),
             bool(values["all"]),
+            remove=remover(idmap.find()),
         )
     sys.stdout.write(
         f"removed {pruned.images} images, {pruned.steps} cached steps, {pruned.layers} unpacked layers, "

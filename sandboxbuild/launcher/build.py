@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from sandboxbuild.errors import DockerfileError, PolicyError, SandboxbuildError, StepFailed
 from sandboxbuild.launcher import messages
@@ -34,6 +34,8 @@ from sandboxbuild.runtimes.bundle import ensure_bundle
 from sandboxbuild.runtimes.namespaces import NamespacesRuntime
 from sandboxbuild.store import Store
 from sandboxbuild.system import idmap
+
+RESOLVER_LIMIT_BYTES: Final = 64 * 1024
 
 
 def ignore(_event: Event | None) -> None:
@@ -123,6 +125,7 @@ class _Build:
             ids=ids,
             build_platform=this_platform(),
             processors=len(os.sched_getaffinity(0)),
+            resolv_conf=host_resolver() if isolation.network == "host" else b"",
         )
 
     def _talk(self, request: BuildRequest, sources: Sources, ids: idmap.IdPlan, store: Store) -> BuildSucceeded:
@@ -174,6 +177,15 @@ def choose_isolation(settings: BuildSettings) -> StepIsolation:
     if settings.profile != "plain":
         raise PolicyError(f"the profile {settings.profile!r} is not available", hint="--profile plain is")
     return StepIsolation(network="none" if settings.network == "none" else "host")
+
+
+def host_resolver() -> bytes:
+    """The host's /etc/resolv.conf, for steps on its network; b"" where there is none."""
+    try:
+        with open("/etc/resolv.conf", "rb") as stream:
+            return stream.read(RESOLVER_LIMIT_BYTES)
+    except OSError:
+        return b""
 
 
 def this_platform() -> str:

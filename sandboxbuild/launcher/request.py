@@ -36,8 +36,9 @@ def make_request(
     ids: str,
     build_platform: str,
     processors: int,
+    resolv_conf: bytes = b"",
 ) -> BuildRequest:
-    """`ids` is range or single; `build_platform` the host's own platform."""
+    """`ids` is range or single; `build_platform` the host's own platform; `resolv_conf` the host's, for its network."""
     return BuildRequest(
         build_id=build_id,
         dockerfile=sources.dockerfile,
@@ -60,6 +61,7 @@ def make_request(
         add_hosts=settings.add_hosts,
         shm_size_bytes=settings.shm_size_bytes,
         ulimits=settings.ulimits,
+        resolv_conf=resolv_conf,
         source_date_epoch=settings.source_date_epoch,
         compression=settings.compression,
         image_format=settings.image_format,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from sandboxbuild.errors import UsageError
+from sandboxbuild.launcher.removal import remover
 from sandboxbuild.store import Store
 from sandboxbuild.system import idmap
 
@@ -43,7 +44,7 @@ def open_store(option: str, environ: Mapping[str, str], *, build_id: str = "", p
     plan = plan or idmap.find()
     path = store_path(option, environ, is_root=os.geteuid() == 0)
     owner_uid, owner_gid = outside_id(plan.uids, plan.identity), outside_id(plan.gids, plan.identity)
-    return Store.create(path, owner_uid, owner_gid, ids=describe_ids(plan), build_id=build_id)
+    return Store.create(path, owner_uid, owner_gid, ids=describe_ids(plan), build_id=build_id, remove=remover(plan))
 
 
 def outside_id(ranges: tuple[idmap.Range, ...], inside: int) -> int:

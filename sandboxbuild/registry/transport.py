@@ -32,6 +32,7 @@ CONNECT_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 60.0
 _POOL_SIZE: Final = 16
 _TIMED_OUT: Final = 504
+_TLS_PIECE_BYTES: Final = 256 * 1024
 
 
 class NotTls(TransientError):
@@ -142,7 +143,7 @@ class Wire:
 class WireResponse:
     """An answer of a host outside; for one thread."""
 
-    __slots__ = ("_answer", "_host", "_read", "_timeout_s", "headers", "status")
+    __slots__ = ("_answer", "_host", "_piece_bytes", "_read", "_timeout_s", "headers", "status")
 
     def __init__(self, answer: requests.Response, host: str, timeout_s: float) -> None:
         self.status = int(answer.status_code)
@@ -152,12 +153,15 @@ class WireResponse:
         self._answer = answer
         self._host = host
         self._timeout_s = timeout_s
-        # read1 gives what has come, where read waits for all of `count`.
-        self._read: Callable[[int, bool], bytes | None] = getattr(answer.raw, "read1", answer.raw.read)
+        # read1 gives what has come; over TLS that is one record of 16 KiB, so there a larger piece is waited for.
+        secure = (answer.url or "").startswith("https:")
+        self._piece_bytes = _TLS_PIECE_BYTES if secure else CHUNK_BYTES
+        read: Callable[[int, bool], bytes | None] = answer.raw.read
+        self._read = read if secure else getattr(answer.raw, "read1", read)
 
     def read(self, count: int, /) -> bytes:
         try:
-            return self._read(count, False) or b""
+            return self._read(min(count, self._piece_bytes), False) or b""
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             self._answer.close()
             raise _translated(error, self._host, self._timeout_s) from error

@@ -149,12 +149,22 @@ class TokenServer:
 
     def token(self, scopes: list[str]) -> str:
         now = int(time.time())
-        access = [{"type": kind, "name": name, "actions": actions.split(",")} for kind, name, actions in
-                  (scope.split(":") for scope in scopes)]
+        access = [
+            {"type": kind, "name": name, "actions": actions.split(",")}
+            for kind, name, actions in (scope.split(":") for scope in scopes)
+        ]
         der = self._certificate.public_bytes(serialization.Encoding.DER)
         header = {"typ": "JWT", "alg": "RS256", "x5c": [base64.b64encode(der).decode()]}
-        claims = {"iss": "tests", "sub": USER, "aud": "registry", "exp": now + self.life_s, "nbf": now - 60, "iat": now,
-                  "jti": "1", "access": access}
+        claims = {
+            "iss": "tests",
+            "sub": USER,
+            "aud": "registry",
+            "exp": now + self.life_s,
+            "nbf": now - 60,
+            "iat": now,
+            "jti": "1",
+            "access": access,
+        }
         parts = [_base64url(json.dumps(part).encode()) for part in (header, claims)]
         signature = self._key.sign(".".join(parts).encode(), padding.PKCS1v15(), hashes.SHA256())
         return ".".join([*parts, _base64url(signature)])

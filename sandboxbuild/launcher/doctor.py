@@ -75,7 +75,7 @@ def check_ids() -> Check:
         return Check("ids", "missing", error.message, error.hint)
     if plan.mode == "range":
         first = plan.uids[0]
-        return Check("ids", "ok", f"the image's ids are {first[1]} to {first[1] + idmap.IMAGE_IDS - 1} on the host")
+        return Check("ids", "ok", f"the image's ids are {first[1]} to {first[1] + first[2] - 1} on the host")
     user = os.environ.get("USER", "$USER")
     remedy = f"apt-get install uidmap && usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
     return Check("ids", "warning", f"only one id, so chown in a build fails: {plan.why_single}", remedy)

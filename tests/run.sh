@@ -11,6 +11,7 @@ if [ "$(id -u)" = 0 ]; then
     apt-get update -qq
     # shellcheck disable=SC2046
     apt-get install -y -qq --no-install-recommends $(sed 's/#.*//' tests/debian-packages.txt) >/dev/null
+    sh tests/setup-runsc.sh
 fi
 
 venv=${SANDBOXBUILD_VENV:-$top/.venv}

@@ -84,7 +84,7 @@ def _unmapped(error: OSError | OverflowError, wanted: Metadata) -> Exception:
         return error
     return IsolationError(
         f"{shown(wanted.path)} belongs to {wanted.uid}:{wanted.gid}, an owner that this build can't give a file",
-        hint="a build has the ids 0 to 65535, or 0 alone for a user without subordinate ids (see subuid(5))",
+        hint="root's builds have the ids below 2^28, a user's those of subuid(5), and without subordinate ids only 0",
     )
 
 

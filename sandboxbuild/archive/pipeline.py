@@ -69,9 +69,18 @@ Sink = Callable[[memoryview], object]
 
 
 def write_layer(
-    changes: Changes, sink: Sink, *, compression: str = "gzip", level: int | None = None, epoch_s: int | None = None
+    changes: Changes,
+    sink: Sink,
+    *,
+    compression: str = "gzip",
+    level: int | None = None,
+    epoch_s: int | None = None,
+    on_dropped: Callable[[str], object] | None = None,
 ) -> WrittenLayer:
     """Write `changes` as a layer to `sink`, which gets the compressed bytes in order, on the calling thread.
+
+    A path whose name a layer would take for a deletion (`.wh.`) is told to `on_dropped` and left out; without one it is an
+    error.
 
     Raises InputError for what a layer can't hold or what changes meanwhile, and whatever `sink` and `changes` raise; no
     thread is left then.
@@ -85,6 +94,9 @@ def write_layer(
                 tar.add_whiteout(change.path)
                 continue
             if looks_like_whiteout(change.entry.path):
+                if on_dropped is not None:
+                    on_dropped(shown(change.entry.path))
+                    continue
                 raise InputError(
                     f"{shown(change.entry.path)} can't be in an image: layers take its name for a deletion",
                     hint="remove files whose names begin with .wh. in the step that makes them",

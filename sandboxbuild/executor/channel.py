@@ -37,6 +37,9 @@ class Vertex:
         for start in range(0, len(data), LOG_CHUNK_BYTES):
             self._channel.emit(LogOutput(self.number, stream, data[start : start + LOG_CHUNK_BYTES], time.time_ns()))
 
+    def warn(self, message: str) -> None:
+        self._channel.warn(message)
+
     def progress(self, item: str, action: str, current_bytes: int, total_bytes: int) -> None:
         """Report a transfer; calls that come faster than anyone can read are dropped, the last one never."""
         now = time.monotonic()

@@ -298,7 +298,7 @@ def _translated(error: OSError, action: FileAction) -> SandboxbuildError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return LimitExceeded(f"no space left for {place}")
     if error.errno == errno.EINVAL and not isinstance(action, MakeHardlink | Remove):
-        return InputError(f"{place} can't be made with its owner", hint="the sandbox has the user and group ids 0 to 65535")
+        return InputError(f"{place} can't be made with its owner", hint="its owner is no id of this build (see subuid(5))")
     if isinstance(error, IsADirectoryError):
         return InputError(f"cannot replace the directory {place} by a file")
     if isinstance(error, NotADirectoryError):

@@ -100,7 +100,13 @@ class Layers:
     def add(self, rootfs: Rootfs, workspace: Workspace, staging: str, vertex: Vertex) -> LayerRef:
         """Make a layer of what the workspace changed: the blob and the unpacked directory are in the store afterwards."""
         with self._store.blobs.ingest(hashed=False) as ingest:
-            written = write_layer(workspace.changes(), ingest.write, compression=self._compression, epoch_s=self._epoch_s)
+            written = write_layer(
+                workspace.changes(),
+                ingest.write,
+                compression=self._compression,
+                epoch_s=self._epoch_s,
+                on_dropped=lambda name: vertex.warn(f"{name} is left out: a layer would take its name for a deletion"),
+            )
             ingest.commit(written.digest)
         vertex.progress(written.digest[7:19], "compress", written.size_bytes, written.size_bytes)
         layer = LayerRef(Descriptor(written.media_type, written.digest, written.size_bytes), written.diff_id)

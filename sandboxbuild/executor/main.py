@@ -58,7 +58,7 @@ def failure(error: Exception, vertex: int) -> BuildFailed:
         known = SandboxbuildError(f"{type(error).__name__}: {error}", hint="this is a bug of sandboxbuild; please report it")
     located = known if isinstance(known, (DockerfileError, StepFailed)) else None
     return BuildFailed(
-        error=type(known).__name__,
+        error=public_name(known),
         exit_code=known.exit_code,
         message=known.message,
         hint=known.hint,
@@ -68,6 +68,11 @@ def failure(error: Exception, vertex: int) -> BuildFailed:
         status=known.status if isinstance(known, StepFailed) else 0,
         tail=b"",
     )
+
+
+def public_name(error: SandboxbuildError) -> str:
+    """The class by which the launcher knows it: the error's own, or the nearest above that lives in `errors`."""
+    return next(cls.__name__ for cls in type(error).__mro__ if cls.__module__ == SandboxbuildError.__module__)
 
 
 def _stop_with_the_launcher() -> None:

@@ -25,6 +25,7 @@ from sandboxbuild.registry.uplink import Uplink
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHOWN_REFUSALS: Final = 5
+FULL_BYTES: Final = 64 * 1024  # less free space than this, and a step that fails has failed for want of it
 
 
 class Runs:
@@ -52,7 +53,7 @@ class Runs:
             spec = self._spec(op, root, stack, vertex)
             outcome, refusals = self._run(spec, step, stage, vertex)
         if outcome.status or outcome.ended_by:
-            raise _failure(op, step, outcome, refusals, spec.timeout_s)
+            raise _failure(op, step, outcome, refusals, spec.timeout_s, is_full=is_full(root))
 
     def _network(self, op: RunOp) -> str:
         """The step's network: what its line says, as far as the policy lets it. Raises PolicyError."""
@@ -78,7 +79,7 @@ class Runs:
             cwd=op.cwd,
             uid=user.uid,
             gid=user.gid,
-            groups=user.groups,
+            groups=tuple(dict.fromkeys((user.gid, *user.groups))),  # the primary one too, as containerd has it
             mounts=mounts,
             add_hosts=request.add_hosts,
             resolv_conf={"gateway": RESOLV_CONF.encode(), "host": request.resolv_conf}.get(network, b""),
@@ -135,7 +136,15 @@ def _listeners(ports: Sequence[int]) -> tuple[tuple[str, str, int], ...]:
     return (*fixed, *(("tcp", "0.0.0.0", port) for port in ports if port != PROXY_PORT))  # noqa: S104 - in the step's namespace
 
 
-def _failure(op: RunOp, step: Step, outcome: StepOutcome, refusals: Sequence[Refusal], timeout_s: float) -> SandboxbuildError:
+def is_full(path: str) -> bool:
+    """Whether the filesystem at `path` has no room for another file; for an overlay, that of its upper directory."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize < FULL_BYTES or (found.f_files > 0 and found.f_favail == 0)
+
+
+def _failure(
+    op: RunOp, step: Step, outcome: StepOutcome, refusals: Sequence[Refusal], timeout_s: float, *, is_full: bool
+) -> SandboxbuildError:
     """What a step's bad end is called, as BuildKit words it, and what would have let it go on."""
     if outcome.ended_by == "timeout":
         return BuildTimeout(f"the step took longer than {timeout_s:g} s: {step.text}")
@@ -143,6 +152,11 @@ def _failure(op: RunOp, step: Step, outcome: StepOutcome, refusals: Sequence[Ref
         return LimitExceeded(f"the step wrote more output than the policy allows: {step.text}")
     if outcome.ended_by == "cancel":
         return Interrupted("the step was ended with the build", signal_number=15)
+    if is_full:
+        return LimitExceeded(
+            f"the disk is full; exit code {outcome.status} of: {step.text}",
+            hint="free space on the store's disk, or `sandboxbuild prune`",
+        )
     detail = f": {outcome.message}" if outcome.message else ""
     return StepFailed(
         f'process "{shlex.join(op.argv)}" did not complete successfully: exit code: {outcome.status}{detail}',

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from sandboxbuild.errors import StepFailed
+from sandboxbuild.errors import DockerfileError, InputError, StepFailed
 from sandboxbuild.executor.bases import Bases
 from sandboxbuild.executor.channel import EventChannel, Vertex
 from sandboxbuild.executor.image import StepHistory, rfc3339
@@ -97,6 +97,8 @@ class Stages:
             except StepFailed as error:
                 status = error.status
                 raise
+            except InputError as error:
+                raise located(error, step) from error
             finally:
                 duration = time.monotonic_ns() - started
                 self._channel.emit(StepTimed(vertex.number, step.text, vertex.cached, status, duration))
@@ -120,3 +122,10 @@ class Stages:
         record = StepRecord(described, layer.diff_id, rootfs.plus(layer).chain_id, created)
         self._store.cache.put(key, record)
         return record
+
+
+def located(error: InputError, step: Step) -> DockerfileError:
+    """The same complaint, with the instruction that it is about."""
+    if isinstance(error, DockerfileError) and error.span is not None:
+        return error
+    return DockerfileError(error.message, span=step.span, hint=error.hint)

@@ -88,14 +88,15 @@ Maps = tuple[list[idmap.Range], list[idmap.Range]]
 
 
 def image_maps() -> Maps:
-    """The uid and gid maps of a step: the executor's inside ids below IMAGE_IDS to themselves, cut where its own map is."""
-    return _image_part("/proc/self/uid_map"), _image_part("/proc/self/gid_map")
+    """The uid and gid maps of a step: the inside ids below the executor's own to themselves, cut where its own map is."""
+    identity = os.geteuid() or idmap.IMAGE_IDS  # with a single id the executor is 0, like the image's files
+    return _image_part("/proc/self/uid_map", identity), _image_part("/proc/self/gid_map", identity)
 
 
-def _image_part(path: str) -> list[idmap.Range]:
+def _image_part(path: str, end: int) -> list[idmap.Range]:
     with open(path, encoding="ascii") as file:
         entries = idmap.parse_map(file.read())
-    kept = [(inside, min(length, idmap.IMAGE_IDS - inside)) for inside, _, length in entries]
+    kept = [(inside, min(length, end - inside)) for inside, _, length in entries]
     return [(inside, inside, length) for inside, length in kept if length > 0]
 
 

@@ -57,5 +57,5 @@ def opaque_path(directory: bytes) -> bytes:
 
 
 def looks_like_whiteout(path: bytes) -> bool:
-    """Whether a file of this name would be read as a whiteout, so that no layer can hold it."""
-    return path.rpartition(b"/")[2].startswith(PREFIX)
+    """Whether a file of this name, or a directory that it is in, would be read as a whiteout, so that no layer can hold it."""
+    return PREFIX in path and any(part.startswith(PREFIX) for part in path.split(b"/"))

@@ -1,7 +1,8 @@
 """Which host ids stand for a sandbox's: a range out of everybody's way for root, the subordinate range for a user, else one.
 
-Inside ids 0 to 65535 are the image's; the next, 65536, is the executor itself. With a single id only 0 exists inside, and it is
-the user. Pure but for the readers at the end.
+The inside ids from 0 are the image's; the one behind them is the executor itself. A user has 65536 of the first kind, root
+2^28 - 1, so that images with large ids (OpenLDAP accounts, chown 3000000) can be built. With a single id only 0 exists
+inside, and it is the user. Pure but for the readers at the end.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Final, NamedTuple
 
 from sandboxbuild.errors import IsolationError
 
-IMAGE_IDS: Final = 65536
-EXECUTOR_ID: Final = 65536
+IMAGE_IDS: Final = 65536  # what a build has at least, unless it has a single id
+ROOT_IMAGE_IDS: Final = (1 << 28) - 1  # and the executor: from ROOT_BASE to the sign bit
 ROOT_BASE: Final = 0x70000000  # above the ranges that useradd(8) gives out, below the sign bit
 _MAX_FILE_BYTES: Final = 1 << 20
 
@@ -36,18 +37,19 @@ class IdPlan(NamedTuple):
 
 
 def plan_for_root(base: int = ROOT_BASE, *, uid_map: Sequence[Range], gid_map: Sequence[Range]) -> IdPlan:
-    """Root's plan: IMAGE_IDS and one more from `base`. The maps are the current namespace's own (/proc/self/uid_map).
+    """Root's plan: ROOT_IMAGE_IDS, or IMAGE_IDS, and one more from `base`. The maps are the current namespace's own.
 
     Root of a container has only some ids: then the highest that fit are taken. Raises IsolationError where none do.
     """
-    first = [_fit(base, IMAGE_IDS + 1, current) for current in (uid_map, gid_map)]
-    if None in first:
-        raise IsolationError(
-            f"this user namespace has no {IMAGE_IDS + 1} ids in a row beside 0",
-            hint="run as a normal user with subordinate ids, or give the surrounding container more ids",
-        )
-    uids, gids = (((0, start, IMAGE_IDS + 1),) for start in first if start is not None)
-    return IdPlan("range", uids, gids, EXECUTOR_ID, direct=True)
+    for length in (ROOT_IMAGE_IDS, IMAGE_IDS):
+        first = [_fit(base, length + 1, current) for current in (uid_map, gid_map)]
+        if None not in first:
+            uids, gids = (((0, start, length + 1),) for start in first if start is not None)
+            return IdPlan("range", uids, gids, length, direct=True)
+    raise IsolationError(
+        f"this user namespace has no {IMAGE_IDS + 1} ids in a row beside 0",
+        hint="run as a normal user with subordinate ids, or give the surrounding container more ids",
+    )
 
 
 def _fit(base: int, length: int, current: Sequence[Range]) -> int | None:
@@ -65,7 +67,7 @@ def plan_for_user(uid: int, gid: int, subuids: Sequence[Span], subgids: Sequence
     if uids is None or gids is None:
         missing = " and ".join(name for name, found in (("/etc/subuid", uids), ("/etc/subgid", gids)) if found is None)
         return single(uid, gid, f"{missing} give this user fewer than {IMAGE_IDS} ids")
-    return IdPlan("range", (*uids, (EXECUTOR_ID, uid, 1)), (*gids, (EXECUTOR_ID, gid, 1)), EXECUTOR_ID, direct=False)
+    return IdPlan("range", (*uids, (IMAGE_IDS, uid, 1)), (*gids, (IMAGE_IDS, gid, 1)), IMAGE_IDS, direct=False)
 
 
 def single(uid: int, gid: int, why: str = "") -> IdPlan:

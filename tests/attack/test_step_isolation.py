@@ -81,7 +81,7 @@ def test_no_process_of_a_sandbox_is_a_host_user(lab: Lab) -> None:
     lab.cancel(number)
     lab.wait(number)
     assert len(below) >= 5
-    assert uids == {idmap.ROOT_BASE, idmap.ROOT_BASE + idmap.EXECUTOR_ID}
+    assert uids == {idmap.ROOT_BASE, idmap.ROOT_BASE + idmap.ROOT_IMAGE_IDS}
 
 
 def test_each_step_has_every_namespace_of_its_own(lab: Lab) -> None:

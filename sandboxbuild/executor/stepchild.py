@@ -12,10 +12,9 @@ from typing import Final, NoReturn
 from sandboxbuild.executor import rootfs
 from sandboxbuild.executor.mountpoints import MadeStub, open_target
 from sandboxbuild.executor.stepspec import STAND_IN_ADDRESS, StepSpec
-from sandboxbuild.system import capabilities, libc, namespaces, netlink
+from sandboxbuild.system import capabilities, libc, namespaces, netlink, seccomp
 from sandboxbuild.system.channels import Channel
 
-_SECCOMP_SET_MODE_FILTER: Final = 1
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _OPEN_FILES: Final = (1024, 1048576)
 _LIMITS: Final[dict[str, int]] = {
@@ -191,7 +190,7 @@ def _drop_rights(spec: StepSpec) -> None:
     namespaces.default_signals()
     capabilities.clear_ambient()
     if spec.isolation.seccomp_program:
-        libc.seccomp(_SECCOMP_SET_MODE_FILTER, 0, spec.isolation.seccomp_program)
+        seccomp.load_program(spec.isolation.seccomp_program)
     if spec.uid == 0:
         capabilities.set_own(allowed)
     else:

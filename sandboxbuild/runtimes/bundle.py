@@ -23,9 +23,12 @@ _FORMAT: Final = b"sandboxbuild bundle 1\n"
 _VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# The host wing, and the three modules of the sandbox wing's rooms that import what a sandbox doesn't have.
+# The host wing, and what of the common rooms is for it alone: a sandbox has neither the libraries nor the use.
 _HOST_WING: Final = frozenset({"cli", "gateway", "launcher", "policy", "runtimes"})
-_HOST_MODULES: Final = frozenset({"registry/transport.py", "registry/auth.py", "system/process.py", "system/hostinfo.py"})
+_HOST_MODULES: Final = frozenset(
+    {f"registry/{name}.py" for name in ("auth", "remote", "tls", "transport")}
+    | {"system/process.py", "system/syscallprofile.py"}
+)
 _SHARED_MODULES: Final = frozenset({"policy/__init__.py", "policy/isolation.py", "policy/names.py"})
 _THIRD_PARTY: Final = ("dockerfile_parse", "isal", "backports.zstd")
 _OPTIONAL: Final = frozenset({"isal", "backports.zstd"})  # compress.py has a stand-in for them

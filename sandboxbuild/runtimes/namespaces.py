@@ -45,7 +45,7 @@ class NamespacesRuntime:
             ours.close()
             for fd in outer:
                 os.close(fd)
-            raise IsolationError(f"{self._python} can't be started: {error.strerror}") from error
+            raise IsolationError(f"{self._python} can't be started: {error.strerror}", hint=_DOCTOR) from error
         finally:
             theirs.close()
             for fd in inner:
@@ -129,7 +129,7 @@ def _expect(channel: channels.Channel, word: str) -> None:
     if message[0] == "error":
         raise IsolationError(message[1], hint=message[2] or _DOCTOR)
     if message[0] != word:
-        raise IsolationError(f"the helper said {message[0]!r} in place of {word!r}")
+        raise IsolationError(f"the helper said {message[0]!r} in place of {word!r}", hint="this is a bug of sandboxbuild")
 
 
 def _write_maps(pid: int, spec: SandboxSpec, *, privileged: bool, groups_denied: bool) -> None:
@@ -192,7 +192,7 @@ def _clone_one(mount: SandboxMount, userns: int) -> int:
                 f"{mount.source} can't be mounted with mapped ids: {error.strerror}",
                 hint="its filesystem or kernel lacks id-mapped mounts; use ext4, xfs, btrfs or tmpfs, or a copy",
             ) from error
-        raise IsolationError(f"{mount.source} can't be mounted into the sandbox: {error.strerror}") from error
+        raise IsolationError(f"{mount.source} can't be mounted into the sandbox: {error.strerror}", hint=_DOCTOR) from error
 
 
 class NamespacesSandbox:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 PACKAGE = Path(__file__).resolve().parents[2] / "sandboxbuild"
 
@@ -65,41 +64,43 @@ def name(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
 
 
-@pytest.mark.parametrize("path", modules(), ids=name)
-def test_a_room_imports_only_lower_ranks(path: Path) -> None:
-    here = room(path)
-    if here == "__init__":
-        return
-    assert here in RANKS, f"{here} has no rank"
-    for imported in imports(path):
-        parts = imported.split(".")
-        if parts[0] != "sandboxbuild" or len(parts) < 2 or parts[1] == here or parts[1].startswith("__"):
-            continue
-        assert RANKS[parts[1]] < RANKS[here], f"{name(path)} ({here}) imports {imported}"
+@functools.cache
+def every_import() -> tuple[tuple[Path, str], ...]:
+    """(module, what it imports) for the whole package."""
+    return tuple((path, imported) for path in modules() for imported in imports(path))
 
 
-@pytest.mark.parametrize("path", modules(), ids=name)
-def test_an_effect_library_has_one_importer(path: Path) -> None:
-    for imported in imports(path):
-        owner = ONE_IMPORTER.get(imported.split(".")[0])
-        assert owner in (None, name(path)), f"{name(path)} imports {imported}"
-        if imported.split(".")[0] == "click":
-            assert room(path) == "cli"
+def test_a_room_imports_only_lower_ranks() -> None:
+    wrong = []
+    for path, imported in every_import():
+        here, parts = room(path), imported.split(".")
+        foreign = parts[0] == "sandboxbuild" and len(parts) > 1 and parts[1] != here and not parts[1].startswith("__")
+        if foreign and here != "__init__" and RANKS[parts[1]] >= RANKS[here]:
+            wrong.append(f"{name(path)} ({here}) imports {imported}")
+    assert wrong == []
 
 
-@pytest.mark.parametrize("path", [path for path in modules() if room(path) in PURE], ids=name)
-def test_a_pure_room_imports_no_effect(path: Path) -> None:
-    for imported in imports(path):
+def test_an_effect_library_has_one_importer() -> None:
+    wrong = []
+    for path, imported in every_import():
         top = imported.split(".")[0]
-        assert top not in EFFECTS or (name(path), top) in PURE_EXCEPTIONS, f"{name(path)} imports {imported}"
+        if ONE_IMPORTER.get(top) not in (None, name(path)) or (top == "click" and room(path) != "cli"):
+            wrong.append(f"{name(path)} imports {imported}")
+    assert wrong == []
 
 
-@pytest.mark.parametrize("path", [path for path in modules() if room(path) in SANDBOX_ROOMS], ids=name)
-def test_the_sandbox_wing_imports_no_host_library(path: Path) -> None:
-    if name(path) in HOST_MODULES_OF_SANDBOX_ROOMS:
-        return
-    for imported in imports(path):
-        assert imported.split(".")[0] not in HOST_LIBRARIES, f"{name(path)} imports {imported}"
+def test_a_pure_room_imports_no_effect() -> None:
+    tops = [(name(path), imported.split(".")[0]) for path, imported in every_import() if room(path) in PURE]
+    assert [pair for pair in tops if pair[1] in EFFECTS and pair not in PURE_EXCEPTIONS] == []
+
+
+def test_the_sandbox_wing_imports_no_host_library() -> None:
+    inside = [
+        (name(path), imported.split(".")[0])
+        for path, imported in every_import()
+        if room(path) in SANDBOX_ROOMS and name(path) not in HOST_MODULES_OF_SANDBOX_ROOMS
+    ]
+    assert [pair for pair in inside if pair[1] in HOST_LIBRARIES] == []
 
 
 def test_no_room_is_unknown() -> None:

@@ -1,4 +1,4 @@
-"""What all tests share: who may skip, and the command as a user runs it."""
+"""What all tests share: who may skip, the command as a user runs it, and registries for it."""
 
 from __future__ import annotations
 
@@ -31,3 +31,28 @@ def builder(tmp_path: Path) -> Iterator[Builder]:
     yield made
     made.check_nothing_is_left()
     made.remove_store()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[str]:
+    """host:port of a registry that speaks plain HTTP to everybody."""
+    from tests.integration.registry_fixtures import running_registry  # late: unit tests do without what it imports
+
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    with running_registry(folder) as running:
+        yield running.host
+
+
+@pytest.fixture
+def basic_registry(tmp_path: Path) -> Iterator[tuple[str, str, str, Path]]:
+    """(host:port, user, password, CA file) of a registry with TLS and basic authentication."""
+    from tests.integration import registry_fixtures as fixtures
+
+    folder = tmp_path / "basic-registry"
+    folder.mkdir()
+    authority, path = fixtures.make_authority(folder)
+    (folder / "htpasswd").write_text(fixtures.HTPASSWD_LINE)
+    extra = f"auth:\n  htpasswd:\n    realm: tests\n    path: {folder}/htpasswd\n"
+    with fixtures.running_registry(folder, extra, authority.issue_cert("127.0.0.1", "localhost")) as running:
+        yield running.host, fixtures.USER, fixtures.PASSWORD, path

@@ -49,11 +49,14 @@ def _parent(environ: Mapping[str, str]) -> str:
 
 
 def _make(parent_fd: int) -> tuple[str, int]:
-    """A folder, locked before anybody could take it for an abandoned one."""
+    """A folder, and its lock; another one where somebody took it for abandoned before it was locked."""
     while True:
         name = _PREFIX + secrets.token_hex(8)
         os.mkdir(name, 0o700, dir_fd=parent_fd)
-        fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+        try:
+            fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)
+        except FileNotFoundError:
+            continue
         if _lock(fd) and _is_there(parent_fd, name):
             return name, fd
         os.close(fd)

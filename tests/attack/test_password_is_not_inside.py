@@ -1,4 +1,4 @@
-"""Promise 1, from outside: while a push runs, the registry's password is in nothing that the sandbox has, its memory included."""
+"""Promise 1, from outside: while a push runs, nothing of the sandbox has the registry's password, its memory included."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def works_afterwards(builder: Builder, context: Path) -> Iterator[None]:
     """Whatever the test did, a plain build with the same store works after it."""
     yield
     builder.run("-o", f"type=oci,dest={builder.folder / 'after'}", dockerfile(context, HEAD + "RUN echo fine > /fine\n"))
-    run_tool("skopeo", "inspect", f"oci:{builder.folder / 'after'}")
+    run_tool("skopeo", "inspect", f"oci-archive:{builder.folder / 'after'}")
+    builder.check_nothing_is_left()
 
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("works_afterwards")]
@@ -204,8 +205,8 @@ def test_a_malicious_layer_writes_and_reads_nothing_outside(
     entries = [(path.format(canary=canary), kind, target.format(canary=canary)) for path, kind, target in MALICIOUS[name]]
     layout = layered_image(tmp_path / "evil", entries)
     run_tool("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:latest", f"docker://{registry}/evil/{name}:1")
-    text = f'FROM {registry}/evil/{name}:1\nCOPY busybox /bb\nRUN ["/bb", "find", "/", "-xdev"]\n'
-    done = builder("run", "--progress", "plain", "-o", f"type=oci,dest={tmp_path / 'out'}", dockerfile(context, text))
+    text = f'FROM {registry}/evil/{name}:1\nCOPY busybox /busybox\nRUN ["/busybox", "find", "/", "-xdev"]\n'
+    done = builder("run", "--progress", "plain", "-o", f"type=oci,tar=false,dest={tmp_path / 'out'}", dockerfile(context, text))
     assert done.status in (0, 5), done.log
     assert "Traceback" not in done.log
     assert sorted(path.name for path in canary.iterdir()) == ["secret"]
@@ -223,7 +224,7 @@ def layer_texts(layout: Path) -> Iterator[str]:
 def test_device_nodes_in_a_base_open_nothing(builder: Builder, context: Path, registry: str, tmp_path: Path) -> None:
     layout = layered_image(tmp_path / "nodes", [("disk", tarfile.BLKTYPE, ""), ("memory", tarfile.CHRTYPE, "")])
     run_tool("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}:latest", f"docker://{registry}/evil/nodes:1")
-    text = f'FROM {registry}/evil/nodes:1\nCOPY busybox /bb\nRUN ["/bb", "dd", "if=/memory", "bs=16", "count=1"]\n'
+    text = f'FROM {registry}/evil/nodes:1\nCOPY busybox /busybox\nRUN ["/busybox", "dd", "if=/memory", "bs=16", "count=1"]\n'
     done = builder("run", "--progress", "plain", dockerfile(context, text))
     assert done.status in (0, 1)
     for path in Path(builder.store).rglob("*"):
@@ -245,4 +246,4 @@ def test_four_builds_at_once_on_one_store_all_work(builder: Builder, context: Pa
     for number, process in enumerate(processes):
         _, log = process.communicate(timeout=200)
         assert process.returncode == 0, log.decode()
-        run_tool("skopeo", "inspect", f"oci:{builder.folder / f'out-{number}'}")
+        run_tool("skopeo", "inspect", f"oci-archive:{builder.folder / f'out-{number}'}")

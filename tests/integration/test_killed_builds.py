@@ -50,9 +50,9 @@ def executors(store: Path) -> list[int]:
 def finish(builder: Builder, context: Path) -> None:
     builder.check_nothing_is_left()
     check_store(builder.store)
-    out = builder.folder / "image"
+    out = builder.folder / "image.tar"
     builder.run("-o", f"type=oci,dest={out}", context)
-    run_tool("skopeo", "inspect", f"oci:{out}")
+    run_tool("skopeo", "inspect", f"oci-archive:{out}")
     check_store(builder.store)
     leftovers = list((builder.store / "tmp").iterdir()) if (builder.store / "tmp").is_dir() else []
     assert leftovers == [], "the next build clears what a killed one left"

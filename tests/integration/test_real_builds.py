@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 import shutil
-import socket
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.builder import Builder, run_tool
-from tests.support.images import debian_layout, debian_mirror
+from tests.support.images import debian_layout
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
@@ -51,34 +46,11 @@ CMD ["/venv/bin/python", "app.py"]
 """
 
 
-def policy_for(names: list[str]) -> str:
-    """A policy that allows what the default does, and the ranges in which this machine's own mirrors may lie."""
-    addresses = {str(item[4][0]) for name in names for item in socket.getaddrinfo(name, 443, type=socket.SOCK_STREAM)}
-    special = sorted(address for address in addresses if not ipaddress.ip_address(address).is_global)
-    ranges = ", ".join(f'"{address}/{ipaddress.ip_address(address).max_prefixlen}"' for address in special)
-    return f'[network]\nranges = [{ranges}]\n[network.run]\nallow = ["*:80", "*:443"]\n'
-
-
-@pytest.fixture(scope="module")
-def mirrors() -> list[str]:
-    """The hosts that apt and pip of this machine use."""
-    index = subprocess.run(
-        ["/usr/bin/python3", "-c", "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"],
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
-    index = os.environ.get("PIP_INDEX_URL") or index
-    hosts = [urlsplit(address).hostname for address in (debian_mirror(), index) if address]
-    return [host for host in hosts if host]
-
-
 @pytest.fixture
-def pushing(builder: Builder, registry: str, mirrors: list[str]) -> Iterator[Builder]:
-    """A builder with a registry that holds `debian`, and a policy with which the mirrors can be reached."""
+def pushing(builder: Builder, registry: str) -> Builder:
+    """A builder with a registry that holds `debian`."""
     run_tool("skopeo", "copy", "--dest-tls-verify=false", f"oci:{debian_layout()}:latest", f"docker://{registry}/debian:12")
-    (builder.folder / "policy.toml").write_text(policy_for(mirrors))
-    yield builder
+    return builder
 
 
 def build_push_run(builder: Builder, registry: str, dockerfile: str, files: dict[str, str | bytes], name: str) -> str:
@@ -86,7 +58,7 @@ def build_push_run(builder: Builder, registry: str, dockerfile: str, files: dict
     text = dockerfile.format(base=f"{registry}/debian:12")
     context = builder.context({"Dockerfile": text, **files}, name)
     reference = f"{registry}/team/{name}:1.0"
-    builder.run("-t", reference, "--push", "--policy-file", builder.folder / "policy.toml", context)
+    builder.run("-t", reference, "--push", context)
     described = json.loads(run_tool("skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"))
     assert described["Architecture"] == "amd64"
     layout = builder.folder / f"{name}-pulled"

@@ -42,13 +42,14 @@ class Builder:
         self.environment: dict[str, str] = {}
 
     def context(self, files: Mapping[str, str | bytes], name: str = "context") -> Path:
-        """A context directory with `files`; names may have folders."""
+        """A context directory with `files`; names may have folders. Programs are executable."""
         top = self.folder / name
         top.mkdir(exist_ok=True)
         for path, content in files.items():
             target = top / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content.encode() if isinstance(content, str) else content)
+            target.chmod(0o755 if content[:4] == b"\x7fELF" else 0o644)
         return top
 
     def argv(self, *arguments: str | Path) -> list[str]:

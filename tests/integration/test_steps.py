@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sandboxbuild.system import seccomp
 from tests.support.sandboxes import Lab, find_process
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -249,3 +250,15 @@ def test_processes_are_limited(lab: Lab) -> None:
 def test_a_step_is_as_quick_as_it_was_meant_to_be(lab: Lab, tmp_path: Path) -> None:
     times = sorted(lab.run("true").duration_ns for _ in range(10))
     assert times[0] < 200_000_000  # a bound for a busy machine; the bench folder has the figures
+
+
+@pytest.mark.parametrize("name", ["default", "strict"])
+@pytest.mark.parametrize("uid", [0, 1000])
+def test_the_filter_is_in_force_and_set_user_id_programs_still_work(lab: Lab, name: str, uid: int) -> None:
+    profile = (Path(__file__).parents[2] / "profiles" / "syscalls" / f"{name}.json").read_bytes()
+    program = base64.b64encode(seccomp.compile_profile(profile, capabilities=[])).decode()
+    script = "grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status; unshare -U true 2>&1; echo $?; yes | head -1; sleep 0 & wait; pwd"
+    answer = lab.run(script, uid=uid, gid=uid, isolation={"seccomp_program": program})
+    assert "NoNewPrivs:\t0\nSeccomp:\t2\n" in answer.output
+    assert "not permitted" in answer.output
+    assert answer.output.endswith("1\ny\n/\n")

@@ -33,7 +33,7 @@ _PR_SET_DUMPABLE: Final = 4  # prctl(2)
 def main() -> None:
     """Run until standard input ends. A start that fails says why in the first line of output, and ends with its exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C is the launcher's, which closes our input when all is done
-    _harden()
+    harden()
     try:
         config = _read_config(sys.stdin.buffer)
         listener = _listener(config)
@@ -50,7 +50,7 @@ def main() -> None:
     os._exit(0)
 
 
-def _harden() -> None:
+def harden() -> None:
     """Neither a core file nor a tracer of the same user may see the credentials."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl(_PR_SET_DUMPABLE, 0)

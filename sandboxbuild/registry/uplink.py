@@ -6,6 +6,7 @@ What the gateway serves is in docs/gateway-protocol.md. Standard library alone: 
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -26,10 +27,12 @@ from sandboxbuild.registry.routes import is_host
 
 TOKEN_HEADER: Final = "sandboxbuild-token"  # noqa: S105 - a name, not a token
 URL_HEADER: Final = "sandboxbuild-url"
+LOCATION_HEADER: Final = "sandboxbuild-location"  # in an answer: the URL that gave it, where redirects led away
 SECRET_LIMIT_BYTES: Final = 512 * 1024
 _IDLE_LIMIT: Final = 16
 _CONNECT_TIMEOUT_S: Final = 10.0
 _BUFFER_BYTES: Final = 4 * CHUNK_BYTES
+_TIMEVAL: Final = struct.Struct("ll")  # struct timeval
 
 
 class UplinkAddress(NamedTuple):
@@ -58,11 +61,14 @@ class Uplink:
         family = socket.AF_UNIX if address.path else socket.AF_INET6 if ":" in address.host else socket.AF_INET
         connection = socket.socket(family, socket.SOCK_STREAM)
         try:
-            connection.settimeout(timeout_s)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-            if family != socket.AF_UNIX:
+            if address.path:
+                _connect_waiting(connection, address.path, timeout_s)
+            else:
+                connection.settimeout(timeout_s)
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.connect(address.path or (address.host, address.port))
+                connection.connect((address.host, address.port))
+            connection.settimeout(timeout_s)
         except OSError as error:
             connection.close()
             raise TransientError(f"the gateway can't be reached: {error.strerror or error}") from error
@@ -134,6 +140,13 @@ class Uplink:
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+
+
+def _connect_waiting(connection: socket.socket, path: str, timeout_s: float) -> None:
+    """connect(2) that waits for room in the gateway's queue: a socket with Python's time-out would get EAGAIN (unix(7))."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(int(timeout_s), 0))
+    connection.connect(path)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(0, 0))
 
 
 def _has_spoken(connection: socket.socket) -> bool:
@@ -247,14 +260,18 @@ class UplinkTransport:
         return self._uplink.exchange(method, f"/v1/registry/{host.lower()}{path}", headers, body, timeout_s=timeout_s)
 
 
-def fetch_url(uplink: Uplink, url: str, headers: Mapping[str, str], *, timeout_s: float = 60.0) -> Response:
-    """A GET of `url`, redirects followed by the gateway, under the policy's fetch rules. Any status is an answer.
+def fetch_url(
+    uplink: Uplink, url: str, headers: Mapping[str, str], *, body: Body | None = None, timeout_s: float = 60.0
+) -> Response:
+    """A GET of `url`, redirects followed by the gateway, under the policy's fetch rules; a POST where there is a `body`.
 
+    Any status is an answer. Of POSTs the gateway carries those of a git fetch alone.
     Raises PolicyError when the gateway refuses it, RegistryError when there is no answer.
     """
     if not url.isascii() or not url.isprintable() or " " in url:
         raise RegistryError("a URL that HTTP can't carry")
-    response = uplink.exchange("GET", "/v1/fetch", {URL_HEADER: url, **headers}, None, timeout_s=timeout_s)
+    method = "GET" if body is None else "POST"
+    response = uplink.exchange(method, "/v1/fetch", {URL_HEADER: url, **headers}, body, timeout_s=timeout_s)
     if response.headers.get("sandboxbuild-refused") or response.headers.get("sandboxbuild-failed"):
         raise failure(response, f"fetch of {url[:200]}")
     return response

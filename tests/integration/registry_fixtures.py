@@ -6,6 +6,8 @@ Import the fixtures that a test needs: `from tests.integration.registry_fixtures
 from __future__ import annotations
 
 import base64
+import hashlib
+import io
 import json
 import shutil
 import signal
@@ -18,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -26,6 +28,16 @@ import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from sandboxbuild.gateway.config import GatewayConfig
+from sandboxbuild.gateway.process import Gateway
+from sandboxbuild.oci.descriptor import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Descriptor
+from sandboxbuild.oci.manifest import Manifest, encode_manifest
+from sandboxbuild.policy.isolation import RegistryAccess
+from sandboxbuild.registry.pull import stream_blob
+from sandboxbuild.registry.push import Document, PushBlob
+from sandboxbuild.registry.repository import Repository
+from sandboxbuild.registry.uplink import Uplink, UplinkAddress, UplinkTransport
 
 USER = "builder"
 PASSWORD = "canary-2f7c91d4"
@@ -173,7 +185,7 @@ class TokenServer:
         import datetime
 
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
-        now = datetime.datetime.now(datetime.timezone.utc)
+        now = datetime.datetime.now(datetime.UTC)
         builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(self._key.public_key())
         builder = builder.serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
         builder = builder.not_valid_after(now + datetime.timedelta(days=1))
@@ -233,3 +245,62 @@ def server_context(certificate: trustme.LeafCert) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     return context
+
+
+class Sandboxed(NamedTuple):
+    """A gateway's process, and the transport that the sandbox would have."""
+
+    gateway: Gateway
+    transport: UplinkTransport
+    uplink: Uplink
+
+    def repository(self, host: str, name: str) -> Repository:
+        return Repository(self.transport, host, name)
+
+
+@contextmanager
+def gateway_for(folder: Path, **settings: Any) -> Iterator[Sandboxed]:
+    """A gateway that pulls from everywhere unless `settings` (fields of GatewayConfig) say otherwise."""
+    settings.setdefault("registries", RegistryAccess(pull=("**",)))
+    socket_path = str(folder / "uplink")
+    settings.setdefault("auth_file", str(folder / "no-such-file"))
+    with Gateway.start(GatewayConfig("test", socket_path=socket_path, **settings)) as gateway:
+        uplink = Uplink(UplinkAddress(path=gateway.address))
+        try:
+            yield Sandboxed(gateway, UplinkTransport(uplink), uplink)
+        finally:
+            uplink.close()
+
+
+class SampleImage(NamedTuple):
+    """A small image as blobs and a manifest."""
+
+    blobs: tuple[PushBlob, ...]
+    manifest: Document
+    contents: tuple[bytes, ...]
+
+
+def sample_image(*layers: bytes) -> SampleImage:
+    """Layers need not be tars: registries don't look into them."""
+    digests = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
+    config = json.dumps({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": digests}}).encode()
+    blobs = (_blob(config, OCI_CONFIG), *(_blob(layer, OCI_LAYER) for layer in layers))
+    manifest = Manifest(blobs[0].descriptor, tuple(blob.descriptor for blob in blobs[1:]))
+    return SampleImage(blobs, Document(OCI_MANIFEST, encode_manifest(manifest)), (config, *layers))
+
+
+def _blob(content: bytes, media_type: str) -> PushBlob:
+    def open_at(offset: int) -> io.BytesIO:
+        stream = io.BytesIO(content)
+        stream.seek(offset)
+        return stream
+
+    return PushBlob(Descriptor(media_type, "sha256:" + hashlib.sha256(content).hexdigest(), len(content)), open_at)
+
+
+def read_blob_whole(repository: Repository, descriptor: Descriptor) -> bytes:
+    with stream_blob(repository, descriptor) as stream:
+        parts = []
+        while chunk := stream.read(1 << 20):
+            parts.append(chunk)
+        return b"".join(parts)

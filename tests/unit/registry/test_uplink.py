@@ -135,7 +135,7 @@ def test_a_refusal_in_the_middle_of_a_body_is_read(scripted: Scripted) -> None:
 
 
 def test_a_body_that_is_shorter_than_it_says_is_an_error(scripted: Scripted) -> None:
-    scripted.scripts.append(lambda connection: None)
+    scripted.scripts.append(lambda connection: [head_of(connection), connection.recv(100), connection.recv(100)] and None)
     body = BytesBody(b"x")
     body.size_bytes = 5
     with pytest.raises(RegistryError, match="shorter"):

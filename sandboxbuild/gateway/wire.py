@@ -10,12 +10,13 @@ import re
 from typing import Final
 
 from sandboxbuild.gateway.sni import BadHello, read_client_hello
-from sandboxbuild.protocol.http1 import BadRequest, Body, Head, body_length, head_end, parse_head, split_authority
+from sandboxbuild.protocol.http1 import BadRequest, Body, Head, body_length, head_end, parse_head, split_authority, write_head
 from sandboxbuild.system.relay import Cut
 
 # RFC 8446 6.2: a fatal alert, unrecognized_name (112), which clients show as such.
 TLS_ALERT: Final = bytes((21, 3, 1, 0, 2, 2, 112))
 _TEXT: Final = re.compile(rb"[\t -~\x80-\xff]*\r?")
+_UPGRADE: Final = frozenset({"upgrade", "http2-settings"})
 _LINE_LIMIT: Final = 16 * 1024
 
 
@@ -111,10 +112,9 @@ class HttpCheck:
                 end = head_end(self._head)
                 if not end:
                     break
-                passed.append(bytes(self._head[:end]))
+                passed.append(self._begin(bytes(self._head[:end])))
                 data = bytes(self._head[end:])
                 self._head.clear()
-                self._begin(parse_head(passed[-1]))
             if self._body is not None:
                 count = self._body.take(data)
                 passed.append(data[:count])
@@ -122,18 +122,21 @@ class HttpCheck:
                 self._body = None if self._body.finished else self._body
         return b"".join(passed)
 
-    def _begin(self, head: Head) -> None:
+    def _begin(self, raw: bytes) -> bytes:
+        """Judge a head: what goes on of it. An offer to upgrade is left out, which servers take for none (RFC 9110 7.8)."""
+        head = parse_head(raw)
         fault = self._fault(head)
         if fault:
             raise self._cut(fault)
         self._requests += 1
         body = Body(body_length(head))
         self._body = None if body.finished else body
+        return write_head(head, _UPGRADE) if head.values("upgrade") else raw
 
     def _fault(self, head: Head) -> str:
         where = f"{self._host}:{self._port}"
-        if head.method == "CONNECT" or head.values("upgrade"):
-            return f"{where} was asked for a tunnel or an upgrade, whose bytes can't be judged"
+        if head.method == "CONNECT":
+            return f"{where} was asked for a tunnel, whose bytes can't be judged"
         if split_authority(head.value("host"), self._port) != (self._host, self._port):
             return f"a request on a connection to {where} has the Host {head.value('host')[:80]!a}"
         if head.target.startswith("/") or (head.target == "*" and head.method == "OPTIONS"):

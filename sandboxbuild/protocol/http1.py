@@ -77,6 +77,13 @@ def _parse_field(line: str) -> tuple[str, str]:
     return name, value.strip(" \t")
 
 
+def write_head(head: Head, without: frozenset[str]) -> bytes:
+    """The head again, less the fields in `without` (lower case)."""
+    lines = [f"{head.method} {head.target} HTTP/{head.version}"]
+    lines += [f"{name}: {value}" for name, value in head.fields if name.lower() not in without]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
 CHUNKED: Final = -1
 
 

@@ -74,7 +74,6 @@ def test_requests_to_the_host_pass_one_after_the_other(port: int) -> None:
         request(target="https://files.example.com/"),
         request(target="other"),
         request(method="CONNECT", target="other.example.com:443"),
-        request(extra="Upgrade: h2c\r\n"),
         request(extra="Host: other.example.com\r\n"),
         request(extra="Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"),
         request(extra="Content-Length: 1\r\nContent-Length: 2\r\n"),
@@ -98,6 +97,10 @@ def test_requests_to_the_host_pass_one_after_the_other(port: int) -> None:
 @pytest.mark.parametrize("port", [80, 8080])
 def test_request_that_names_another_host_or_has_two_readings_is_cut(data: bytes, port: int) -> None:
     assert cut(port, data).reason
+
+
+def test_offer_to_upgrade_is_left_out() -> None:
+    assert passed(80, request(extra="Upgrade: h2c\r\nHTTP2-Settings: x\r\nAccept: */*\r\n")) == request(extra="Accept: */*\r\n")
 
 
 def test_second_request_to_another_host_is_cut() -> None:

@@ -6,8 +6,10 @@ Source: moby/buildkit frontend/dockerfile/parser/parser.go. The words are read w
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Final, NamedTuple
 
+from sandboxbuild.dockerfile import limits
 from sandboxbuild.dockerfile.expansion import Mode, expand
 from sandboxbuild.dockerfile.spans import Fault
 
@@ -65,7 +67,8 @@ def marks_of(line: str) -> tuple[Heredoc, ...]:
         words = expand(line, {}, _LINE).words
     except Fault:
         return ()
-    return tuple(mark for word in words if "<<" in word and (mark := read_mark(word)) is not None)
+    marks = (mark for word in words if "<<" in word and (mark := read_mark(word)) is not None)
+    return tuple(islice(marks, limits.HEREDOCS + 1))
 
 
 def _quotes(text: str) -> int:

@@ -207,6 +207,7 @@ def _step(command: Command, scope: Scope, prefix: str = "") -> Step:
     try:
         scope.lint.enter(raw.comments)
         lowered = command.lower(scope)
+        scope.shared.budget.spend(len(lowered.created_by))
     except Fault as fault:
         raise raw.place.error(fault) from None
     return Step(

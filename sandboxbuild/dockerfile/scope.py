@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from sandboxbuild.dockerfile import limits
@@ -51,7 +51,20 @@ class Scope:
     which the last counts stood before.
     """
 
-    __slots__ = ("_env", "config", "declared", "knows_base", "number", "once", "place", "shared", "stage", "workdir_set")
+    __slots__ = (
+        "_env",
+        "_environment",
+        "_image_env",
+        "config",
+        "declared",
+        "knows_base",
+        "number",
+        "once",
+        "place",
+        "shared",
+        "stage",
+        "workdir_set",
+    )
 
     def __init__(self, number: int, stage: str, config: ImageConfig, shared: Surroundings, base: Scope | None = None) -> None:
         self.number = number
@@ -64,10 +77,23 @@ class Scope:
         self.knows_base = True  # else nobody can say what the base's variables are
         self.place: Place | None = None
         self._env: dict[str, str] = {**(base._env if base else {}), **dict(config.env)}
+        self._image_env = dict(config.env)
+        self._environment: tuple[tuple[str, str], ...] | None = None
 
     @property
     def env(self) -> Mapping[str, str]:
         return self._env
+
+    @property
+    def environment(self) -> tuple[tuple[str, str], ...]:
+        """`env` as a step gets it."""
+        if self._environment is None:
+            self._environment = self._listed(self._env)
+        return self._environment
+
+    def _listed(self, variables: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        self.shared.budget.spend(len(variables) * limits.VARIABLE_COST)
+        return tuple(variables.items())
 
     @property
     def lint(self) -> Linter:
@@ -81,10 +107,18 @@ class Scope:
         """As seen by what follows; the config isn't touched. Raises a Fault for what no environment can hold."""
         if "\0" in name or "\0" in value:
             raise Fault(f"the variable {name!r} can't hold a NUL byte")
+        self._environment = None
         self._env.pop(name, None)
         self._env[name] = value
         if len(self._env) > limits.VARIABLES:
             raise Fault(f"more than {limits.VARIABLES} variables in one stage")
+
+    def set_image_variables(self, pairs: Sequence[tuple[str, str]]) -> None:
+        """As `set_variable`, and the image keeps them; a name that is known keeps its place in the list."""
+        for name, value in pairs:
+            self.set_variable(name, value)
+            self._image_env[name] = value
+        self.config = self.config._replace(env=self._listed(self._image_env))
 
     def declare(self, name: str, value: str | None) -> None:
         self.declared.append((name, value))

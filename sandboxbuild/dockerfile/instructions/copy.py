@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from sandboxbuild.dockerfile import limits
 from sandboxbuild.dockerfile.gotext import parse_uint
 from sandboxbuild.dockerfile.heredocs import Heredoc, is_mark, read_mark
 from sandboxbuild.dockerfile.instructions.base import LIST, SWITCH, TEXT, Flag, Lowered, Raw, no_nul, read_flags
@@ -123,13 +124,13 @@ class Copy(NamedTuple):
 
 def _grouped(sources: Iterable[tuple[CopySource, str]]) -> list[tuple[CopySource, tuple[str, ...]]]:
     """Neighbours from the same tree come together."""
-    groups: list[tuple[CopySource, tuple[str, ...]]] = []
+    groups: list[tuple[CopySource, list[str]]] = []
     for source, path in sources:
         if path and groups and groups[-1][1] and groups[-1][0] == source:
-            groups[-1] = (source, (*groups[-1][1], path))
+            groups[-1][1].append(path)
         else:
-            groups.append((source, (path,) if path else ()))
-    return groups
+            groups.append((source, [path] if path else []))
+    return [(source, tuple(paths)) for source, paths in groups]
 
 
 def _expanded_document(document: Heredoc, scope: Scope) -> Heredoc:
@@ -171,6 +172,8 @@ def _parse(raw: Raw, table: tuple[Flag, ...]) -> Copy:
         raise Fault(
             f"{raw.keyword} requires at least two arguments, but only one was provided. Destination could not be determined"
         )
+    if len(raw.words) > limits.SOURCES:
+        raise Fault(f"more than {limits.SOURCES} sources in one {raw.keyword}")
     flags = read_flags(raw, table)
     *sources, destination = raw.words
     if is_mark(destination):

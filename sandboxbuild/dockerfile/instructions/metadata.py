@@ -30,7 +30,7 @@ class Volume(NamedTuple):
         paths = tuple(scope.expand(path) for path in self.paths)
         if "" in paths:
             raise Fault("VOLUME specified can not be an empty string")
-        scope.config = scope.config._replace(volumes=tuple(sorted({*scope.config.volumes, *paths})))
+        scope.config = scope.config._replace(volumes=tuple(dict.fromkeys((*scope.config.volumes, *paths))))
         return Lowered(f"VOLUME {plain_list(paths)}")
 
 

@@ -27,9 +27,10 @@ class Expose(NamedTuple):
             for word in scope.expand_words(operand):
                 scope.lint.expose_format(word, self.raw.place)
                 ports += parse_ports(word)
+                scope.shared.budget.spend(len(ports) * limits.PORT_COST)
                 if len(ports) > limits.EXPOSED_PORTS:
                     raise Fault("EXPOSE names too many ports", at=word)
-        scope.config = scope.config._replace(exposed_ports=tuple(sorted({*scope.config.exposed_ports, *ports})))
+        scope.config = scope.config._replace(exposed_ports=tuple(dict.fromkeys((*scope.config.exposed_ports, *ports))))
         return Lowered(f"EXPOSE {plain_list(ports)}")
 
 

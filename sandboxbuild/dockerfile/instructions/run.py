@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from sandboxbuild.dockerfile import limits
 from sandboxbuild.dockerfile.heredocs import is_mark
 from sandboxbuild.dockerfile.instructions.base import LIST, TEXT, Flag, Lowered, Raw, no_nul, read_flags
 from sandboxbuild.dockerfile.instructions.commands import with_shell
@@ -50,7 +51,7 @@ class Run(NamedTuple):
         mounts = self._mounts(scope)
         op = RunOp(
             argv=argv,
-            env=tuple(scope.env.items()),
+            env=scope.environment,
             cwd=scope.workdir,
             user=scope.config.user,
             env_uncached=scope.shared.proxies,
@@ -103,4 +104,6 @@ def parse_run(raw: Raw) -> Run:
         raise Fault(f"invalid network mode {network[:100]!r}", at=network, hint="it is default, none or host")
     if security not in ("", "sandbox", "insecure"):
         raise Fault(f"security {security[:100]!r} is not valid", at=security, hint="it is sandbox or insecure")
+    if len(flags.list("mount")) > limits.MOUNTS:
+        raise Fault(f"more than {limits.MOUNTS} mounts in one RUN", at="--mount")
     return Run(raw, tuple(read_mount(mount) for mount in flags.list("mount")), network, security)

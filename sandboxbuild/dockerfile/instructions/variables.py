@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from sandboxbuild.dockerfile import limits
 from sandboxbuild.dockerfile.instructions.base import Lowered, Raw, at_least_one, read_flags
 from sandboxbuild.dockerfile.spans import Fault
 
@@ -51,15 +52,12 @@ class Env(NamedTuple):
     def lower(self, scope: Scope) -> Lowered:
         """All values see the variables as they were before the line."""
         expanded = [(scope.expand(pair.name), scope.expand(pair.value)) for pair in self.pairs]
-        env = dict(scope.config.env)
-        for pair, (name, value) in zip(self.pairs, expanded, strict=True):
+        for pair, (name, _) in zip(self.pairs, expanded, strict=True):
             if not name:
                 raise Fault("ENV names can not be blank", at=pair.name)
             scope.lint.legacy_pair("ENV", pair.legacy, self.raw.place)
             scope.lint.secret_name("ENV", name, self.raw.place)
-            scope.set_variable(name, value)
-            env[name] = value
-        scope.config = scope.config._replace(env=tuple(env.items()))
+        scope.set_image_variables(expanded)
         return Lowered("ENV " + " ".join(f"{name}={value}" for name, value in expanded))
 
 
@@ -68,15 +66,22 @@ def read_pairs(raw: Raw) -> tuple[Pair, ...]:
     read_flags(raw)
     at_least_one(raw)
     words = raw.words
+    _check_count(raw, len(words) // 3)
     pairs = tuple(Pair(words[at], words[at + 1], words[at + 2] == "") for at in range(0, len(words), 3))
     if not all(pair.name for pair in pairs):
         raise Fault(f"{raw.keyword} names can not be blank")
     return pairs
 
 
+def _check_count(raw: Raw, count: int) -> None:
+    if count > limits.PAIRS:
+        raise Fault(f"more than {limits.PAIRS} names in one {raw.keyword}")
+
+
 def parse_arg(raw: Raw) -> Arg:
     read_flags(raw)
     at_least_one(raw)
+    _check_count(raw, len(raw.words))
     pairs: list[tuple[str, str | None]] = []
     for word in raw.words:
         name, equals, value = word.partition("=")

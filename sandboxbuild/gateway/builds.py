@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from sandboxbuild.errors import SandboxbuildError
 from sandboxbuild.gateway.access import build_access
+from sandboxbuild.gateway.agents import Agents
 from sandboxbuild.gateway.audit import AuditLog
 from sandboxbuild.gateway.config import GatewayConfig
 from sandboxbuild.gateway.egress import Denied, Egress
-from sandboxbuild.gateway.fetch import Fetches, FetchRefused
-from sandboxbuild.gateway.handover import Handover
+from sandboxbuild.gateway.fetch import Fetches, FetchRefused, Opener
+from sandboxbuild.gateway.grants import Granted, Grants
+from sandboxbuild.gateway.handover import Handover, SecretUnreadable, read_secret
 from sandboxbuild.gateway.registries import Registries
 from sandboxbuild.gateway.resolver import Resolver, SystemResolver
 from sandboxbuild.gateway.rules import FETCH, Asker
@@ -70,9 +72,39 @@ def build_routes(config: GatewayConfig, audit: AuditLog, relay: Relay, resolver:
         timeout_s=config.idle_timeout_s,
     )
     opener = FetchOpener(egress)
-    fetches = Fetches(wire, opener, audit, limit_bytes=config.fetch_limit_bytes, timeout_s=config.idle_timeout_s)
+    fetches = Fetches(
+        wire,
+        opener,
+        audit,
+        limit_bytes=config.fetch_limit_bytes,
+        timeout_s=config.idle_timeout_s,
+        grants=Grants(config.grants, secret_reader(config)),
+        granted_opener=granted_opener,
+    )
     remote.warm()
-    return (*registries.routes(), *step_routes(egress), *Handover(config.secrets, audit).routes(), *fetches.routes())
+    handed_over = (*Handover(config.secrets, audit).routes(), *Agents(config.agents, audit).routes())
+    return (*registries.routes(), *step_routes(egress), *handed_over, *fetches.routes())
+
+
+def secret_reader(config: GatewayConfig) -> Callable[[str], bytes]:
+    """A secret of the build for the gateway's own use; b"" where it can't be read."""
+    sources = {secret.secret_id: secret for secret in config.secrets}
+
+    def read(secret_id: str) -> bytes:
+        try:
+            return read_secret(sources[secret_id]) if secret_id in sources else b""
+        except SecretUnreadable:
+            return b""
+
+    return read
+
+
+def granted_opener(granted: Granted) -> Opener:
+    """For a URL that the operator named: public and private addresses, loopback where the URL says so itself."""
+    from sandboxbuild.registry.addresses import LOOPBACK, PRIVATE, PUBLIC
+    from sandboxbuild.registry.transport import AddressClasses
+
+    return AddressClasses(frozenset({LOOPBACK} if granted.loopback else {PUBLIC, PRIVATE}))
 
 
 def make_wire(config: GatewayConfig) -> Wire:

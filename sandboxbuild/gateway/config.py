@@ -17,6 +17,29 @@ class SecretFrom(NamedTuple):
     variable: str = ""
 
 
+class AgentFrom(NamedTuple):
+    """An ssh agent that steps may ask: its unix socket on the host."""
+
+    ssh_id: str
+    path: str
+
+
+class FetchGrant(NamedTuple):
+    """A URL that the operator named on the command line; one that ends with a slash stands for all below it.
+
+    With `opens` it may be fetched whatever [network] says, from private addresses too, and from loopback if the URL's host is
+    loopback; metadata and link-local addresses stay closed. Its credential, for https alone, is user and password, or for
+    git's requests the secret `secret_id`: a token, or with `is_header` the whole Authorization header.
+    """
+
+    url: str
+    opens: bool = True
+    user: str = ""
+    password: str = ""
+    secret_id: str = ""
+    is_header: bool = False
+
+
 class GatewayConfig(NamedTuple):
     """One build's gateway. Hosts are written as in references: "registry.example.com:5000", "docker.io".
 
@@ -52,6 +75,8 @@ class GatewayConfig(NamedTuple):
     auth_realms: tuple[tuple[str, str], ...] = ()
     proxies: tuple[tuple[str, str], ...] = ()
     secrets: tuple[SecretFrom, ...] = ()
+    agents: tuple[AgentFrom, ...] = ()
+    grants: tuple[FetchGrant, ...] = ()
     fetch_limit_bytes: int = 16 * 1024 * 1024 * 1024
     connect_timeout_s: float = 10.0
     idle_timeout_s: float = 60.0

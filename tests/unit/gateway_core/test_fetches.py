@@ -28,6 +28,7 @@ class FakeWire:
         self, method: str, url: str, headers: Mapping[str, str], body: Body | None, opener: Opener, *, timeout_s: float = 60.0
     ) -> FakeResponse:
         self.asked.append((url, headers))
+        self.posted = b"" if body is None else body.read(1000)
         answer = self.answers[url]
         if isinstance(answer, Exception):
             raise answer
@@ -98,3 +99,51 @@ def test_a_server_that_isnt_there_is_a_transient_failure() -> None:
 
 def test_an_error_of_the_server_is_passed_as_it_is() -> None:
     assert fetch(FakeWire({URL: FakeResponse(404, {"content-length": "2"}, b"no")})).status == 404
+
+
+GIT_URL = "https://git.example.com/a.git/git-upload-pack"
+GIT_TYPE = "application/x-git-upload-pack-request"
+
+
+def post(wire: FakeWire, url: str, content_type: str, body: bytes = b"0000") -> Answered:
+    routes = Fetches(lambda: wire, no_connection, AuditLog(), limit_bytes=1000).routes()
+    return serve(routes, "POST", "/v1/fetch", {"sandboxbuild-url": url, "content-type": content_type}, body)
+
+
+def test_a_git_fetch_may_be_posted() -> None:
+    wire = FakeWire({GIT_URL: FakeResponse(200, {"content-length": "1"}, b"x")})
+    assert post(wire, GIT_URL, GIT_TYPE).body == b"x"
+    assert wire.posted == b"0000"
+
+
+@pytest.mark.parametrize(
+    ("url", "content_type"),
+    [
+        ("https://git.example.com/a.git/git-receive-pack", GIT_TYPE),
+        (GIT_URL, "application/json"),
+        (GIT_URL + "?x=/git-upload-pack", GIT_TYPE),
+        ("https://files.example.com/form", GIT_TYPE),
+    ],
+)
+def test_nothing_else_is_posted(url: str, content_type: str) -> None:
+    wire = FakeWire({})
+    assert post(wire, url, content_type).status == 403
+    assert wire.asked == []
+
+
+def test_an_oversized_post_is_refused() -> None:
+    assert post(FakeWire({}), GIT_URL, GIT_TYPE, bytes(65 * 1024)).status == 403
+
+
+def test_a_post_follows_no_redirect() -> None:
+    wire = FakeWire(
+        {GIT_URL: FakeResponse(307, {"location": "https://other.example.com/git-upload-pack", "content-length": "0"})}
+    )
+    assert post(wire, GIT_URL, GIT_TYPE).status == 307
+    assert len(wire.asked) == 1
+
+
+def test_the_place_that_redirects_led_to_is_told() -> None:
+    other = "https://cdn.example.com/x"
+    wire = FakeWire({URL: FakeResponse(302, {"location": other}), other: FakeResponse(200, {"content-length": "1"}, b"y")})
+    assert fetch(wire).headers["sandboxbuild-location"] == other

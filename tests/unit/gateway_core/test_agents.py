@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandboxbuild.gateway.agents import Agents, carry_messages
+from sandboxbuild.gateway.audit import AuditLog
+from sandboxbuild.gateway.config import AgentFrom
+from tests.unit.gateway_core.fake_exchange import serve
+
+FAILURE = b"\0\0\0\x01\x05"
+IDENTITIES = b"\0\0\0\x01\x0b"
+
+
+class Agent:
+    """An agent's end of a carried connection, and the client's."""
+
+    def __init__(self) -> None:
+        self.client, inner = socket.socketpair()
+        self.agent, outer = socket.socketpair()
+        self._thread = threading.Thread(target=self._carry, args=(inner, outer))
+        self._thread.start()
+
+    def _carry(self, inner: socket.socket, outer: socket.socket) -> None:
+        with inner, outer:
+            carry_messages(inner, b"", outer)
+
+    def close(self) -> None:
+        self.client.close()
+        self.agent.close()
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture
+def agent() -> Iterator[Agent]:
+    made = Agent()
+    yield made
+    made.close()
+
+
+def test_a_question_for_keys_reaches_the_agent_and_its_answer_comes_back(agent: Agent) -> None:
+    agent.client.sendall(IDENTITIES)
+    assert agent.agent.recv(100) == IDENTITIES
+    agent.agent.sendall(b"\0\0\0\x05\x0c\0\0\0\0")
+    assert agent.client.recv(100) == b"\0\0\0\x05\x0c\0\0\0\0"
+
+
+@pytest.mark.parametrize("kind", [0, 1, 17, 18, 19, 20, 22, 23, 25, 26, 27, 255])
+def test_whatever_would_change_the_agent_never_reaches_it(agent: Agent, kind: int) -> None:
+    agent.client.sendall(b"\0\0\0\x02" + bytes((kind, 0)))
+    assert agent.client.recv(100) == FAILURE
+    agent.agent.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        agent.agent.recv(1)
+
+
+def test_an_empty_message_is_a_failure(agent: Agent) -> None:
+    agent.client.sendall(bytes(4))
+    assert agent.client.recv(100) == FAILURE
+
+
+def test_a_message_that_is_too_long_ends_the_connection(agent: Agent) -> None:
+    agent.client.sendall(b"\x7f\xff\xff\xff\x0b")
+    assert agent.client.recv(100) == b""
+
+
+@pytest.mark.parametrize("path", ["/v1/ssh/other", "/v1/ssh/", "/v1/ssh/../secret/x", "/v1/ssh/default?x=1"])
+def test_an_agent_that_the_command_line_does_not_name_is_refused(path: str, tmp_path: Path) -> None:
+    routes = Agents([AgentFrom("default", str(tmp_path / "agent"))], AuditLog()).routes()
+    assert serve(routes, "GET", path, {"sandboxbuild-step": "3"}).status in (400, 403)
+
+
+def test_an_agent_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
+    routes = Agents([AgentFrom("default", str(tmp_path / "agent"))], AuditLog()).routes()
+    assert serve(routes, "GET", "/v1/ssh/default", {"sandboxbuild-step": "3"}).status == 502

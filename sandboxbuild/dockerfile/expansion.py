@@ -38,7 +38,8 @@ class Mode(NamedTuple):
 
 
 class Expansion(NamedTuple):
-    """`pieces` are (text, quoted). `used` and `unset` are the names that were and weren't found."""
+    """`pieces` are (text, quoted). `used` are the names that were found, `unset` those that weren't and have no
+    modifier for that."""
 
     pieces: tuple[tuple[str, bool], ...]
     used: frozenset[str] = frozenset()
@@ -215,11 +216,13 @@ class _Lexer:
                 self.position += 1
         return self.text[start : self.position]
 
-    def _look_up(self, name: str) -> str | None:
+    def _look_up(self, name: str, *, may_be_unset: bool = False) -> str | None:
         value = self.env.get(name)
-        (self.unset if value is None else self.used).add(name)
         if value is not None:
+            self.used.add(name)
             self.budget.spend(len(value))
+        elif not may_be_unset:
+            self.unset.add(name)
         return value
 
     def _dollar(self) -> str:
@@ -280,7 +283,7 @@ class _Lexer:
     def _choose(self, name: str, mark: str, start: int, *, null_is_unset: bool) -> str:
         """`-`, `+` and `?`, with or without the colon."""
         word = self._word("}", raw_escapes=False)
-        value = self._look_up(name)
+        value = self._look_up(name, may_be_unset=True)
         if value is None and self.mode.keep_unset:
             return self.text[start : self.position]
         present = value is not None and not (null_is_unset and value == "")

@@ -35,6 +35,7 @@ class Dockerfile(NamedTuple):
 def parse(text: bytes, filename: str = "Dockerfile") -> Dockerfile:
     """Read a Dockerfile of any bytes. Raises DockerfileError with a span."""
     lines = read_lines(text, filename)
+    _check_syntax(lines.directives.syntax, lines.place)
     global_args: list[Arg] = []
     stages: list[tuple[From, list[Command]]] = []
     for line, words in lines.lines:
@@ -58,6 +59,14 @@ def parse(text: bytes, filename: str = "Dockerfile") -> Dockerfile:
         tuple(StageText(start, tuple(commands)) for start, commands in stages),
         tuple(line.place for line, _ in lines.lines if line.gap),
     )
+
+
+def _check_syntax(syntax: str, place: Place) -> None:
+    """`# syntax=` names a program that reads the file. Any version of Docker's, under any registry's name, is what we are."""
+    name = syntax.split(" ", 1)[0].partition("@")[0].rpartition("/")[2].partition(":")[0]
+    if name and not name.startswith("dockerfile"):
+        hint = "leave the line out if the file is an ordinary Dockerfile"
+        raise place.error(Fault(f"the file is written for the frontend {syntax[:200]!r}", at=syntax, hint=hint))
 
 
 def parse_trigger(trigger: str, place: Place) -> Command:

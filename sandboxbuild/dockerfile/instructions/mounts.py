@@ -201,7 +201,7 @@ def _cache(options: _Options, mount: MountText, scope: Scope) -> CacheMount:
         options.text("id") or posixpath.normpath(options.text("target") or "."),
         sharing,
         not options.writable(default=True),
-        _source(mount, scope),
+        _seed(mount, scope),
         absolute_path("/", options.text("source")),
         options.number("uid", 0),
         options.number("gid", 0),
@@ -227,6 +227,11 @@ def _secret(options: _Options) -> SecretMount:
 
 def _source(mount: MountText, scope: Scope) -> FileSource | None:
     return scope.find_source(mount.reference, numbers=False) if mount.reference else None
+
+
+def _seed(mount: MountText, scope: Scope) -> FileSource | None:
+    """What an empty cache begins with; scratch is nothing."""
+    return None if mount.reference.lower() == "scratch" else _source(mount, scope)
 
 
 def _target(options: _Options, scope: Scope) -> str:

@@ -115,3 +115,15 @@ def test_files_lines_and_instructions_have_limits() -> None:
 def test_nothing_but_arg_stands_before_from() -> None:
     assert refusal(b"ENV a=b\nFROM a\n").message == "no build stage in current context"
     assert refusal(b"ARG a\n").message == "dockerfile contains no stages to build"
+
+
+def test_a_frontend_of_another_language_is_refused() -> None:
+    for name in (
+        "docker/dockerfile:1",
+        "docker.io/docker/dockerfile:1.7-labs",
+        "mirror.example.com:5000/x/dockerfile@sha256:0",
+    ):
+        parse(f"# syntax={name}\nFROM scratch\n".encode())
+    error = refusal(b"# syntax=example.com/buildpacks:1\nanything\n")
+    assert error.span is not None
+    assert error.span.line == 1

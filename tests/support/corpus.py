@@ -101,7 +101,7 @@ class Harness:
             (folder / "Dockerfile.dockerignore").write_text(ignore)
         argv = [*self.command, "-f", str(folder / "Dockerfile"), "-o", f"type=oci,dest={folder / 'image'}"]
         argv += ["--store", str(self.work / "store"), "--progress", "plain", "--registry-map", f"base.test={self.address}"]
-        argv += ["--insecure-registry", self.address, "--fetch-from", self.address]
+        argv += ["--insecure-registry", self.address]
         argv += self.options
         if case.options.get("target"):
             argv += ["--target", case.options["target"]]

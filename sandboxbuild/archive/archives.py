@@ -40,7 +40,7 @@ def is_archive(fd: int) -> bool:
         return False
     try:
         plain = compress.decompressor(_Descriptor(fd), limit_bytes=_PROBE_BYTES)
-        return TarReader(plain, _PROBE).next_member() is not None
+        return TarReader(plain, _PROBE, nameless=True).next_member() is not None
     except SandboxbuildError:
         return False
 
@@ -67,7 +67,7 @@ def unpack_archive(
     except OSError as error:
         raise InputError(f"{shown(destination)} is no directory to unpack into: {error.strerror}") from error
     os.close(directory_fd)
-    reader = TarReader(compress.decompressor(_Descriptor(source_fd), limit_bytes=limits.total_bytes), limits)
+    reader = TarReader(compress.decompressor(_Descriptor(source_fd), limit_bytes=limits.total_bytes), limits, nameless=True)
     prefix = b"/".join(part for part in destination.split(b"/") if part not in (b"", b"."))
     unpacker = Unpacker(root_fd, reader, hiding=IgnoringHiding(), limits=limits, error=InputError, prefix=prefix, owner=owner)
     try:

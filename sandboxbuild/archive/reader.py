@@ -35,12 +35,19 @@ class TarReader:
     """Reads `source` member by member: next_member(), then piece() until it is empty, or not at all.
 
     Raises `error` for what isn't tar or ends too soon, LimitExceeded for more than `limits`; nothing else, but for what
-    `source` raises. Not thread-safe. Doesn't close `source`.
+    `source` raises. An entry without a name is an error, unless `nameless` lets it through. Not thread-safe. Doesn't close
+    `source`.
     """
 
     def __init__(
-        self, source: Readable, limits: ArchiveLimits | None = None, *, error: type[SandboxbuildError] = InputError
+        self,
+        source: Readable,
+        limits: ArchiveLimits | None = None,
+        *,
+        error: type[SandboxbuildError] = InputError,
+        nameless: bool = False,
     ) -> None:
+        self._nameless = nameless
         self._source = source
         self._limits = limits or ArchiveLimits()
         self._error = error
@@ -285,7 +292,7 @@ class TarReader:
             raise LimitExceeded(f"the files in an archive take more than {limits.total_bytes} bytes")
         if b"\0" in path or b"\0" in link_target:
             raise self._error(f"not a valid tar archive: a path holds a zero byte (entry {self._entries})")
-        if not path:
+        if not path and not self._nameless:
             raise self._error(f"not a valid tar archive: an entry has no name (entry {self._entries})")
 
 

@@ -77,8 +77,10 @@ class Unpacker:
         self._set_times()
 
     def _unpack(self, found: TarMember) -> None:
-        path = self._clean(found.path, found.path)
         self.entries += 1
+        if not found.path:
+            return  # only ADD's reader lets it through: the entry means the destination, which stays as it is (BuildKit)
+        path = self._clean(found.path, found.path)
         if whiteout.PREFIX in path and self._hide(path):
             return
         if not path:

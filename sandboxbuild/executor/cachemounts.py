@@ -14,6 +14,7 @@ from sandboxbuild.executor.copy import apply_actions
 from sandboxbuild.executor.trees import DirectoryTree
 from sandboxbuild.fstree.tree import FileTree
 from sandboxbuild.plan.copying import copy_actions
+from sandboxbuild.plan.keys import encode
 from sandboxbuild.plan.operations import CacheMount, ContextSource, CopyOp
 from sandboxbuild.system.locks import exclusive, try_exclusive
 
@@ -32,7 +33,7 @@ class CacheMounts:
     def hold(self, mount: CacheMount) -> Iterator[str]:
         """The mount's directory, held as its sharing says: `locked` waits for others, `private` takes one that nobody has."""
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        name = os.path.join(self._folder, hashlib.sha256(mount.cache_id.encode("utf-8", "surrogateescape")).hexdigest())
+        name = os.path.join(self._folder, cache_name(mount))
         if mount.sharing == "shared":
             yield _made(name, mount)
         elif mount.sharing == "locked":
@@ -70,6 +71,12 @@ class CacheMounts:
             apply_actions(path, actions, [descriptor])
         finally:
             os.close(descriptor)
+
+
+def cache_name(mount: CacheMount) -> str:
+    """The folder of a mount: as in BuildKit, another owner, mode or seed is another cache, though the id be the same."""
+    fields = (mount.cache_id, mount.uid, mount.gid, mount.mode, mount.source, mount.source_path)
+    return hashlib.sha256(encode(fields)).hexdigest()
 
 
 def _made(path: str, mount: CacheMount) -> str:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-import select
-import signal
 import sys
-import time
-from collections.abc import Callable, Sequence
-from typing import IO, Final
+from collections.abc import Sequence
 
 from sandboxbuild.errors import IsolationError
 from sandboxbuild.runtimes import IdRange, SandboxMount, SandboxSpec
-from sandboxbuild.runtimes.enter import CHANNEL_FD, clone_source
+from sandboxbuild.runtimes.enter import clone_source
+from sandboxbuild.runtimes.helper import DOCTOR, HelperSandbox, expect, start_helper
 from sandboxbuild.system import channels, idmap, namespaces
 
-_PATIENCE_S: Final = 5.0  # for the helper to end a sandbox before it is killed itself
-_PACKAGE_PARENT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_BOOT: Final = (
-    "import sys; sys.path.insert(0, sys.argv.pop(1)); from sandboxbuild.runtimes import enter; sys.exit(enter.main())"
-)
-_DOCTOR: Final = "`sandboxbuild doctor` says what this host lacks and the command that would mend it"
+NamespacesSandbox = HelperSandbox
 
 
 class NamespacesRuntime:
@@ -33,57 +25,15 @@ class NamespacesRuntime:
     def __init__(self, python: str = sys.executable) -> None:
         self._python = python
 
-    def launch(self, spec: SandboxSpec) -> NamespacesSandbox:
+    def launch(self, spec: SandboxSpec) -> HelperSandbox:
         """Start the executor; returns when its program has been executed. Raises IsolationError."""
-        ours, theirs = channels.pair()
-        pipes = [os.pipe() for _ in range(3)]
-        inner = [pipes[0][0], pipes[1][1], pipes[2][1]]
-        outer = [pipes[0][1], pipes[1][0], pipes[2][0]]
+        sandbox, channel = start_helper(self._python, "enter")
         try:
-            pid = self._spawn([*inner, theirs.fileno()])
-        except OSError as error:
-            ours.close()
-            for fd in outer:
-                os.close(fd)
-            raise IsolationError(f"{self._python} can't be started: {error.strerror}", hint=_DOCTOR) from error
-        finally:
-            theirs.close()
-            for fd in inner:
-                os.close(fd)
-        sandbox = NamespacesSandbox(pid, ours, outer)
-        try:
-            _arrange(spec, pid, ours)
+            _arrange(spec, sandbox.pid, channel)
         except BaseException:
             sandbox.close()
             raise
         return sandbox
-
-    def _spawn(self, descriptors: Sequence[int]) -> int:
-        """Start the helper with `descriptors` as 0, 1, 2 and CHANNEL_FD. No code of ours runs between fork and exec."""
-        # The sources may lie where the targets are, so they first move out of the way.
-        high = [os.dup(fd) for fd in descriptors]
-        moved = [_duplicate_above(fd, CHANNEL_FD + 1) for fd in high]
-        for fd in high:
-            os.close(fd)
-        actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(moved)]
-        try:
-            return os.posix_spawn(
-                self._python,
-                [self._python, "-I", "-S", "-E", "-c", _BOOT, _PACKAGE_PARENT],
-                {},
-                file_actions=actions,
-                setsigmask=(),
-                setsigdef=sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}),
-            )
-        finally:
-            for fd in moved:
-                os.close(fd)
-
-
-def _duplicate_above(fd: int, lowest: int) -> int:
-    import fcntl
-
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, lowest)
 
 
 def _arrange(spec: SandboxSpec, pid: int, channel: channels.Channel) -> None:
@@ -102,7 +52,7 @@ def _arrange(spec: SandboxSpec, pid: int, channel: channels.Channel) -> None:
             "uids": _identical(spec.uid_ranges),
         }
     )
-    _expect(channel, "unshared")
+    expect(channel, "unshared")
     _write_maps(pid, spec, privileged=privileged, groups_denied=groups_denied)
     clones = _clone_mounts(spec.mounts, pid) if privileged else []
     try:
@@ -110,26 +60,12 @@ def _arrange(spec: SandboxSpec, pid: int, channel: channels.Channel) -> None:
     finally:
         for fd in clones:
             os.close(fd)
-    _expect(channel, "started")
+    expect(channel, "started")
 
 
 def _identical(ranges: Sequence[IdRange]) -> list[tuple[int, int, int]]:
     """Inside ids to themselves. An extent must lie in one extent of the parent's map (user_namespaces(7)), so the cuts stay."""
     return [(entry.inside, entry.inside, entry.length) for entry in ranges]
-
-
-def _expect(channel: channels.Channel, word: str) -> None:
-    try:
-        received = channel.receive()
-    except OSError as error:
-        raise IsolationError("the helper that sets the sandbox up ended at once", hint=_DOCTOR) from error
-    if received is None:
-        raise IsolationError("the helper that sets the sandbox up ended at once", hint=_DOCTOR)
-    message = received[0]
-    if message[0] == "error":
-        raise IsolationError(message[1], hint=message[2] or _DOCTOR)
-    if message[0] != word:
-        raise IsolationError(f"the helper said {message[0]!r} in place of {word!r}", hint="this is a bug of sandboxbuild")
 
 
 def _write_maps(pid: int, spec: SandboxSpec, *, privileged: bool, groups_denied: bool) -> None:
@@ -139,7 +75,7 @@ def _write_maps(pid: int, spec: SandboxSpec, *, privileged: bool, groups_denied:
         else:
             _map_with_tools(pid, spec)
     except OSError as error:
-        raise IsolationError(f"the sandbox's ids can't be mapped: {error.strerror}", hint=_DOCTOR) from error
+        raise IsolationError(f"the sandbox's ids can't be mapped: {error.strerror}", hint=DOCTOR) from error
 
 
 def _map_with_tools(pid: int, spec: SandboxSpec) -> None:
@@ -150,7 +86,7 @@ def _map_with_tools(pid: int, spec: SandboxSpec) -> None:
     for tool, ranges in zip(tools, (spec.uid_ranges, spec.gid_ranges), strict=True):
         text = _output_of([tool, str(pid), *(str(number) for entry in ranges for number in entry)])
         if text is not None:
-            raise IsolationError(f"{os.path.basename(tool)} refused: {text}", hint=_DOCTOR)
+            raise IsolationError(f"{os.path.basename(tool)} refused: {text}", hint=DOCTOR)
 
 
 def _output_of(argv: list[str]) -> str | None:
@@ -192,62 +128,7 @@ def _clone_one(mount: SandboxMount, userns: int) -> int:
                 f"{mount.source} can't be mounted with mapped ids: {error.strerror}",
                 hint="its filesystem or kernel lacks id-mapped mounts; use ext4, xfs, btrfs or tmpfs, or a copy",
             ) from error
-        raise IsolationError(f"{mount.source} can't be mounted into the sandbox: {error.strerror}", hint=_DOCTOR) from error
-
-
-class NamespacesSandbox:
-    """A sandbox as its helper process; see runtimes.Sandbox. Methods may be called from several threads."""
-
-    def __init__(self, pid: int, channel: channels.Channel, descriptors: Sequence[int]) -> None:
-        self.pid = pid
-        self.stdin: IO[bytes] = os.fdopen(descriptors[0], "wb", buffering=0)
-        self.stdout: IO[bytes] = os.fdopen(descriptors[1], "rb")
-        self.stderr: IO[bytes] = os.fdopen(descriptors[2], "rb")
-        self._channel = channel
-        self._pidfd = os.pidfd_open(pid)
-        self._status: int | None = None
-
-    def wait(self, timeout_s: float | None = None) -> int:
-        if self._status is None:
-            poll = select.poll()
-            poll.register(self._pidfd, select.POLLIN)
-            if not poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000))):
-                raise TimeoutError("the sandbox is still running")
-            self._collect()
-        return self._status if self._status is not None else 137
-
-    def _collect(self) -> None:
-        try:
-            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        except ChildProcessError:
-            return  # another thread has it
-        self._status = code if code >= 0 else 128 - code
-
-    def kill(self) -> None:
-        """The helper kills pid 1 and waits until its namespace is empty."""
-        if self._status is None:
-            _quietly(lambda: self._channel.send(("kill",)))
-
-    def close(self) -> None:
-        self.kill()
-        deadline = time.monotonic() + _PATIENCE_S
-        try:
-            self.wait(deadline - time.monotonic())
-        except TimeoutError:
-            _quietly(lambda: signal.pidfd_send_signal(self._pidfd, signal.SIGKILL))
-            self.wait()
-        for stream in (self.stdin, self.stdout, self.stderr, self._channel):
-            _quietly(stream.close)
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-
-
-def _quietly(action: Callable[[], object]) -> None:
-    try:
-        action()
-    except (OSError, ValueError):
-        pass
+        raise IsolationError(f"{mount.source} can't be mounted into the sandbox: {error.strerror}", hint=DOCTOR) from error
 
 
 def id_ranges(plan: idmap.IdPlan) -> tuple[tuple[IdRange, ...], tuple[IdRange, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterable
 from typing import Final
 
@@ -53,6 +54,9 @@ NAMES: Final = (
     "CHECKPOINT_RESTORE",
 )
 SYS_ADMIN: Final = 1 << NAMES.index("SYS_ADMIN")
+
+# The id that a program started as 0 is to take by itself, from a runtime that gives capabilities to nobody else.
+IDENTITY_VARIABLE: Final = "SANDBOXBUILD_IDENTITY"
 
 _PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_SET_KEEPCAPS, _PR_CAP_AMBIENT = 23, 24, 8, 47
 _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
@@ -110,3 +114,16 @@ def keep_across_exec() -> None:
     libc.capset(everything, everything, everything)
     for number in range(everything.bit_length()):
         libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_RAISE, number)
+
+
+def take_identity() -> None:
+    """Become the id that the environment names, if any, with every capability that uid 0 had; the variable is gone then."""
+    identity = int(os.environ.pop(IDENTITY_VARIABLE, "0"))
+    if not identity or os.geteuid() == identity:
+        return
+    os.setgroups([])
+    libc.prctl(_PR_SET_KEEPCAPS, 1)
+    os.setresgid(identity, identity, identity)
+    os.setresuid(identity, identity, identity)
+    everything = (1 << last_of_kernel() + 1) - 1
+    libc.capset(everything, everything, 0)

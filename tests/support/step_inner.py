@@ -11,7 +11,7 @@ import threading
 
 from sandboxbuild.executor.run import StepMount, StepRunner, StepSpec, Zygote
 from sandboxbuild.protocol.request import STORE_PATH, StepIsolation
-from sandboxbuild.system import mounts
+from sandboxbuild.system import capabilities, mounts
 
 _lock = threading.Lock()
 
@@ -90,6 +90,7 @@ cancels: dict[int, int] = {}
 
 
 def main() -> None:
+    capabilities.take_identity()
     runner = StepRunner(Zygote.start())
     for line in sys.stdin:
         request = json.loads(line)

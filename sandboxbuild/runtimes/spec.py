@@ -1,0 +1,102 @@
+"""The OCI runtime-spec document for a sandbox. Pure: what is written here is all that a runtime gets to know.
+
+No path of /proc is masked: a step mounts a /proc of its own, and the kernel only allows that where the outer one is whole
+(user_namespaces(7)). What must not be touched in it belongs to ids that the sandbox doesn't have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from sandboxbuild.runtimes import IdRange, SandboxSpec
+from sandboxbuild.system import capabilities
+from sandboxbuild.system.capabilities import IDENTITY_VARIABLE
+
+OCI_VERSION: Final = "1.0.2"
+_TMP_BYTES: Final = 256 << 20
+_SHM_BYTES: Final = 64 << 20
+
+Json = dict[str, Any]
+
+
+def oci_config(spec: SandboxSpec, sources: Sequence[str], rootfs: str, cgroup: str, open_files: int) -> Json:
+    """config.json for `spec` with the mounts' sources at `sources`, in their order, and an empty tree at `rootfs`."""
+    return {
+        "ociVersion": OCI_VERSION,
+        "process": _process(spec, open_files),
+        "root": {"path": rootfs, "readonly": True},
+        "hostname": "sandbox",
+        "mounts": [*_system_mounts(spec), *_bind_mounts(spec, sources)],
+        "linux": {
+            "namespaces": _namespaces(spec),
+            "uidMappings": [_mapping(entry) for entry in spec.uid_ranges],
+            "gidMappings": [_mapping(entry) for entry in spec.gid_ranges],
+            "cgroupsPath": cgroup,
+            "resources": {"devices": [{"allow": False, "access": "rwm"}]},
+            "maskedPaths": [],
+            "readonlyPaths": [],
+        },
+    }
+
+
+def mount_points(spec: SandboxSpec) -> tuple[str, ...]:
+    """The directories that `rootfs` must hold, relative to it; a mount of a file has its file made by the caller."""
+    return ("proc", "sys", "dev", "tmp", *(mount.target.strip("/") for mount in spec.mounts))
+
+
+def _process(spec: SandboxSpec, open_files: int) -> Json:
+    """Uid 0 at first: runsc gives no capabilities to another id, so the executor takes its identity by itself."""
+    names = [f"CAP_{name}" for name in capabilities.NAMES[: capabilities.last_of_kernel() + 1]]
+    return {
+        "terminal": False,
+        "user": {"uid": 0, "gid": 0, "umask": 0o022},
+        "args": list(spec.argv),
+        "env": [f"{name}={value}" for name, value in (*spec.environment, (IDENTITY_VARIABLE, str(spec.identity)))],
+        "cwd": "/",
+        "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), names),
+        "rlimits": [
+            {"type": "RLIMIT_NOFILE", "soft": open_files, "hard": open_files},
+            {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+        ],
+        "noNewPrivileges": False,
+    }
+
+
+def _system_mounts(spec: SandboxSpec) -> list[Json]:
+    guarded = ["nosuid", "nodev", "noexec"]
+    mounts = [
+        _mount("/proc", "proc", guarded),
+        _mount("/dev", "tmpfs", ["nosuid", "mode=755", "size=65536k"]),
+        _mount("/dev/pts", "devpts", ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]),
+        _mount("/dev/shm", "tmpfs", ["nosuid", "nodev", "noexec", "mode=1777", f"size={_SHM_BYTES}"]),  # noqa: S108
+        _mount("/tmp", "tmpfs", ["nosuid", "nodev", "mode=1777", f"size={_TMP_BYTES}"]),  # noqa: S108
+    ]
+    if spec.network == "none":  # a fresh sysfs needs a network namespace of the sandbox's own
+        mounts.append(_mount("/sys", "sysfs", [*guarded, "ro"]))
+    return mounts
+
+
+def _bind_mounts(spec: SandboxSpec, sources: Sequence[str]) -> list[Json]:
+    return [
+        {
+            "destination": mount.target,
+            "type": "bind",
+            "source": source,
+            "options": ["rbind", "rw", "nodev"] if mount.writable else ["rbind", "ro", "nosuid", "nodev"],
+        }
+        for mount, source in zip(spec.mounts, sources, strict=True)
+    ]
+
+
+def _mount(target: str, kind: str, options: list[str]) -> Json:
+    return {"destination": target, "type": kind, "source": kind, "options": options}
+
+
+def _namespaces(spec: SandboxSpec) -> list[Json]:
+    kinds = ["pid", "ipc", "uts", "mount", "user"]
+    return [{"type": kind} for kind in (*kinds, *(("network",) if spec.network == "none" else ()))]
+
+
+def _mapping(entry: IdRange) -> Json:
+    return {"containerID": entry.inside, "hostID": entry.outside, "size": entry.length}

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from sandboxbuild.dockerfile.spans import Fault
 from sandboxbuild.dockerfile.words import SPACE
 
-_DIRECTIVE: Final = re.compile(r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*+=[\t\n\f\r ]*+(.+)")
+_DIRECTIVE: Final = r"([a-zA-Z][a-zA-Z0-9]*)[\t\n\f\r ]*+=[\t\n\f\r ]*+(.+)"
 _KNOWN: Final = frozenset(("syntax", "escape", "check"))
 
 
@@ -27,7 +27,7 @@ def read_directive(line: str) -> tuple[str, str] | None:
     """The name (lower case) and value of a directive, or None if `line`, without its end, is none."""
     if not line.startswith("#"):
         return None
-    match = _DIRECTIVE.fullmatch(line[1:].strip(SPACE))
+    match = re.fullmatch(_DIRECTIVE, line[1:].strip(SPACE))
     if match is None or match.group(1).lower() not in _KNOWN:
         return None
     return match.group(1).lower(), match.group(2)

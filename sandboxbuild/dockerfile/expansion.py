@@ -18,7 +18,11 @@ from sandboxbuild.dockerfile.words import SPACE
 
 _SPECIAL: Final = re.compile(r"""[$'"\\`<]""")
 _PARAMETERS: Final = frozenset("@*#?-$!")
-_ONLY_SPACES: Final = re.compile(rf"[{SPACE}]++")
+
+
+@lru_cache(maxsize=1)
+def _spaces() -> re.Pattern[str]:
+    return re.compile(rf"[{SPACE}]++")
 
 
 @lru_cache(maxsize=16)
@@ -55,7 +59,7 @@ class Expansion(NamedTuple):
         words: list[str] = []
         current: list[str] = []
         for piece, quoted in self.pieces:
-            parts = [piece] if quoted else _ONLY_SPACES.split(piece)
+            parts = [piece] if quoted else _spaces().split(piece)
             for at, part in enumerate(parts):
                 if at and any(current):
                     words.append("".join(current))
@@ -159,7 +163,7 @@ class _Lexer:
         self.position += 1
         if self.peek() == "<":
             self.position += 1
-            spaces = _ONLY_SPACES.match(self.text, self.position)
+            spaces = _spaces().match(self.text, self.position)
             self.position = spaces.end() if spaces else self.position
         return self.text[start : self.position]
 

@@ -65,39 +65,36 @@ def split_quoted(text: str, escape: str) -> tuple[str, ...]:
     return tuple(words)
 
 
-_FLAG_PIECE: Final = re.compile(
-    rf"""\\([\s\S])|'((?:\\[\s\S]|[^'\\])*+)'?|"((?:\\[\s\S]|[^"\\])*+)"?|([^{SPACE}'"\\]++)|\\\Z"""
-)
-_UNESCAPE: Final = re.compile(r"\\([\s\S])")
-_SPACES: Final = re.compile(rf"[{SPACE}]*+")
+@lru_cache(maxsize=1)
+def _flag_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """White space; and a piece of a word: escaped, in one quote, in the other, plain, or a last lone backslash."""
+    piece = rf"""\\([\s\S])|'((?:\\[\s\S]|[^'\\])*+)'?|"((?:\\[\s\S]|[^"\\])*+)"?|([^{SPACE}'"\\]++)|\\\Z"""
+    return re.compile(rf"[{SPACE}]*+"), re.compile(piece)
 
 
 def split_flags(text: str) -> Flags:
     """Take the flags off the front. A word `--` ends them and goes."""
+    text = text.strip(SPACE)
     words: list[str] = []
     position = 0
-    while True:
-        position = _skip_spaces(text, position)
-        if not text.startswith("--", position):
-            return Flags(tuple(words), text[position:].strip(SPACE))
-        word, position = _flag_word(text, position)
+    while text.startswith("--", position):
+        spaces, piece = _flag_patterns()
+        word, position = _flag_word(text, position, piece)
+        match = spaces.match(text, position)
+        position = match.end() if match else position
         if word == "--":
-            return Flags(tuple(words), text[position:].strip(SPACE))
+            break
         words.append(word)
+    return Flags(tuple(words), text[position:])
 
 
-def _skip_spaces(text: str, position: int) -> int:
-    match = _SPACES.match(text, position)
-    return match.end() if match else position
-
-
-def _flag_word(text: str, position: int) -> tuple[str, int]:
+def _flag_word(text: str, position: int, piece: re.Pattern[str]) -> tuple[str, int]:
     """One word with its quotes and escapes taken away, and where it ends."""
     pieces: list[str] = []
-    while match := _FLAG_PIECE.match(text, position):
+    while match := piece.match(text, position):
         escaped, single, double, plain = match.groups()
         quoted = single if single is not None else double
-        pieces.append(_UNESCAPE.sub(r"\1", quoted) if quoted is not None else escaped or plain or "")
+        pieces.append(re.sub(r"\\([\s\S])", r"\1", quoted) if quoted is not None else escaped or plain or "")
         position = match.end()
     return "".join(pieces), position
 

@@ -311,5 +311,5 @@ class Unpacker:
     def _failure(self, found: TarMember, error: OSError) -> SandboxbuildError:
         text = f"the entry {shown(found.path)} can't be unpacked: {error.strerror}"
         if error.errno in _FULL:
-            return LimitExceeded(text, hint="make room where the store lies")
+            return LimitExceeded(f"the disk is full: {text}", hint="free space where it is unpacked to")
         return self._error(text)

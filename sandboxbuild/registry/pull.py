@@ -124,10 +124,12 @@ class BlobStream:
             try:
                 return self._read(count)
             except TransientError as error:
+                if self._response is not None:
+                    error = self._broken_off(error)
                 self.close()
                 self._resumes += 1
                 if self._resumes > _RESUMES_LIMIT:
-                    raise
+                    raise error from None
                 self._retry = self._retry.failed(error)
                 waiting = self._repository.waiting
                 waiting.sleep(self._retry.delay_s(error, waiting.fraction()))
@@ -149,6 +151,17 @@ class BlobStream:
         self._retry = self._retry.progressed()
         self._on_bytes(self._position)
         return chunk
+
+    def _broken_off(self, error: TransientError) -> TransientError:
+        """`error`, saying which blob it was."""
+        described, repository = self._descriptor, self._repository
+        text = f"{repository.host}/{repository.name}: {described.digest} broke off after {self._position} of"
+        return TransientError(
+            f"{text} {described.size_bytes} bytes: {error.message}",
+            status=error.status,
+            retry_after_s=error.retry_after_s,
+            hint=error.hint,
+        )
 
     def _end(self) -> None:
         """All bytes have come; another one would be one too many."""

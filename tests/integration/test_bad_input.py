@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -247,3 +248,119 @@ def test_four_builds_at_once_on_one_store_all_work(builder: Builder, context: Pa
         _, log = process.communicate(timeout=200)
         assert process.returncode == 0, log.decode()
         run_tool("skopeo", "inspect", f"oci-archive:{builder.folder / f'out-{number}'}")
+
+
+def test_a_full_disk_during_an_export_is_a_limit(builder: Builder, context: Path) -> None:
+    small = builder.folder / "small"
+    small.mkdir()
+    run_tool("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", small)
+    try:
+        for output in ("type=oci,dest={}/image.tar", "type=oci,tar=false,dest={}/layout", "type=rootfs,dest={}/root"):
+            done = builder.fail(102, "-o", output.format(small), context)
+            assert "disk is full" in done.last_error
+            assert sorted(path.name for path in small.iterdir()) == []
+    finally:
+        run_tool("umount", "-l", small)
+
+
+GARBAGE = {
+    "binary": bytes(range(256)) * 40,
+    "nothing": b"",
+    "only comments": b"# a\n#b\n",
+    "NUL": b"FROM scratch\nLABEL a=\0\n",
+    "an endless line": b"FROM " + b"x" * 2_000_000,
+    "an unclosed quote": b'FROM scratch\nENV a="b\n',
+    "deep heredoc": b"FROM scratch\nCOPY <<EOF /a\n",
+    "not UTF-8": b"FROM scratch\nCOPY \xff\xfe /\xff\n",
+}
+
+
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_as_a_dockerfile_is_one_error(builder: Builder, context: Path, name: str) -> None:
+    (context / "Dockerfile").write_bytes(GARBAGE[name])
+    done = builder("run", "--progress", "plain", context)
+    assert done.status in (3, 102), done.log
+    assert "Traceback" not in done.log
+    assert len(done.log) < 20_000
+    assert done.last_error
+
+
+def test_odd_entries_of_a_context_are_copied_or_refused_by_name(builder: Builder, context: Path) -> None:
+    odd = context / "odd"
+    odd.mkdir()
+    (odd / os.fsdecode(b"not-utf8-\xff")).write_text("x")
+    (odd / "new\nline \x1b[2J").write_text("x")
+    (odd / ("n" * 255)).write_text("x")
+    (odd / "loop").symlink_to("loop")
+    (odd / "outside").symlink_to("/etc/shadow")
+    os.mkfifo(odd / "fifo")
+    done = builder("run", "--progress", "plain", dockerfile(context, HEAD + "COPY odd /odd\nRUN ls /odd | wc -l\n"))
+    assert "Traceback" not in done.log
+    assert "\x1b" not in done.log
+    assert done.status in (0, 3), done.log
+    assert done.status == 0 or "fifo" in done.last_error
+    shutil.rmtree(odd)
+
+
+def test_a_deep_context_is_no_problem(builder: Builder, context: Path) -> None:
+    deep = context
+    for _ in range(150):
+        deep = deep / "d"
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("x")
+    builder.run(dockerfile(context, HEAD + "COPY d /d\n"))
+    shutil.rmtree(context / "d")
+
+
+def test_what_a_run_leaves_in_the_background_ends_with_it(builder: Builder, context: Path) -> None:
+    marker = "54321"
+    text = HEAD + f"RUN (setsid nohup sleep {marker} >/dev/null 2>&1 &) ; (sleep {marker} &) ; echo started\nRUN sleep 0.1\n"
+    started = time.monotonic()
+    builder.run(dockerfile(context, text))
+    assert time.monotonic() - started < 60
+    assert not any(marker in line for line in _all_commands())
+
+
+def test_root_reads_what_others_keep_to_themselves(builder: Builder, context: Path) -> None:
+    private = context / "private"
+    private.write_text("secret of 12345\n")
+    os.chown(private, 12345, 12345)
+    private.chmod(0o600)
+    (context / "closed").mkdir(mode=0o000)
+    (context / "closed" / "inner").write_text("inner")
+    builder.run(dockerfile(context, HEAD + "COPY private closed /\nRUN cat /private /inner\n"))
+
+
+def test_a_dockerfile_that_is_a_link_to_the_host_is_refused(builder: Builder, context: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("FROM scratch\nLABEL canary=found\n")
+    for target in (str(outside), "../outside"):
+        (context / "Dockerfile").unlink()
+        (context / "Dockerfile").symlink_to(target)
+        done = builder.fail(3, context)
+        assert "canary" not in done.log
+    (context / "Dockerfile").unlink()
+
+
+def test_a_closed_pipe_as_output_ends_the_build_quietly(builder: Builder, context: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = builder.argv("run", "--progress", "plain", "-o", "-", context)
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, check=False, cwd=builder.folder
+    )
+    os.close(writer)
+    log = done.stderr.decode()
+    assert "Traceback" not in log
+    assert done.returncode in (2, 141), log
+    assert len([line for line in log.splitlines() if line.startswith("ERROR")]) <= 1
+
+
+def test_two_tags_name_one_image(builder: Builder, context: Path, registry: str) -> None:
+    names = [f"{registry}/team/app:1", f"{registry}/team/app:2"]
+    builder.run("-t", names[0], "-t", names[1], "--push", context)
+    digests = {
+        run_tool("skopeo", "inspect", "--tls-verify=false", "--format", "{{.Digest}}", f"docker://{name}") for name in names
+    }
+    assert len(digests) == 1
+    assert all(name.rpartition(":")[2] in builder("images").out for name in names)

@@ -66,7 +66,7 @@ def parse_bool(text: str) -> bool | None:
 
 def parse_uint(text: str, base: int, bits: int) -> int | None:
     """strconv.ParseUint; None is no such number."""
-    if not text.isascii() or not text.isalnum() or len(text) > 40:
+    if not text.isascii() or not text.isdecimal() or len(text) > 40:
         return None
     try:
         value = int(text, base)

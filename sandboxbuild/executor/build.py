@@ -90,13 +90,14 @@ class PlatformBuild:
         self._publisher = publisher
         self._cancel_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._bases = Bases(store, UplinkTransport(uplink), channel, platform=platform, fresh=request.pull)
-        self._layers = Layers(store, self._bases, compression=request.compression, epoch_s=request.source_date_epoch)
 
     def run(self) -> Assembled:
         """Build the target stage and put its documents and all its blobs into the store."""
         plan = self._plan()
-        results = self._run_stages(plan)
-        return self._assemble(results.get(plan.target))
+        epoch_s = plan.source_date_epoch
+        layers = Layers(self._store, self._bases, compression=self._request.compression, epoch_s=epoch_s)
+        results = self._run_stages(plan, layers)
+        return self._assemble(results.get(plan.target), layers, epoch_s)
 
     def _plan(self) -> BuildPlan:
         request = self._request
@@ -110,29 +111,29 @@ class PlatformBuild:
         self._channel.emit(PlanReady(len(plan.stages), steps))
         return plan
 
-    def _run_stages(self, plan: BuildPlan) -> StageResults:
+    def _run_stages(self, plan: BuildPlan, layers: Layers) -> StageResults:
         results = StageResults([stage.number for stage in plan.stages])
         snapshotter = choose_snapshotter(self._request.snapshotter, self._scratch)
-        stages = self._stages(plan, results, snapshotter)
+        stages = self._stages(plan, layers, results, snapshotter)
         results.run_all(lambda number: stages.run(plan.stage(number)), lambda: os.eventfd_write(self._cancel_fd, 1))
         return results
 
-    def _stages(self, plan: BuildPlan, results: StageResults, snapshotter: Snapshotter) -> Stages:
+    def _stages(self, plan: BuildPlan, layers: Layers, results: StageResults, snapshotter: Snapshotter) -> Stages:
         request = self._request
         sources = Sources(
-            request, layers=self._layers, bases=self._bases, results=results, snapshotter=snapshotter, scratch=self._scratch
+            request, layers=layers, bases=self._bases, results=results, snapshotter=snapshotter, scratch=self._scratch
         )
-        copies = Copies(sources, RemoteFiles(self._uplink, self._scratch), self._store, request.source_date_epoch)
+        copies = Copies(sources, RemoteFiles(self._uplink, self._scratch), self._store, plan.source_date_epoch)
         caches = CacheMounts(os.path.join(STORE_PATH, "mounts"))
         mounts = RunMounts(request, sources, copies, caches, self._uplink, self._scratch)
         runs = Runs(request, mounts, self._runner, self._uplink, self._cancel_fd)
         workshop = StepWorkshop(
             platform=self._platform,
-            layers=self._layers,
+            layers=layers,
             snapshotter=snapshotter,
             copies=copies,
             runs=runs,
-            epoch_s=request.source_date_epoch,
+            epoch_s=plan.source_date_epoch,
         )
         pushed = lineage(plan)
         return Stages(
@@ -143,18 +144,17 @@ class PlatformBuild:
             channel=self._channel,
             jobs=request.jobs,
             use_cache=not request.no_cache,
-            epoch_s=request.source_date_epoch,
+            epoch_s=plan.source_date_epoch,
             on_layer=lambda number, layer: self._push_early(layer) if number in pushed else None,
         )
 
     def _push_early(self, layer: LayerRef) -> None:
         self._publisher.layer(layer)
 
-    def _assemble(self, result: StageResult) -> Assembled:
+    def _assemble(self, result: StageResult, layers: Layers, epoch_s: int | None) -> Assembled:
         request = self._request
         with self._channel.vertex("export", "export the image") as vertex:
-            self._layers.require_blobs(result.rootfs.layers, vertex)
-            epoch_s = request.source_date_epoch
+            layers.require_blobs(result.rootfs.layers, vertex)
             assembled = assemble_stage(
                 result,
                 image_format=request.image_format,

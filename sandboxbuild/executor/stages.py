@@ -65,7 +65,8 @@ class Stages:
         number = 0
         for step in stage.steps:
             if step.op is None:
-                history.metadata(step.created_by)
+                if step.has_history:
+                    history.metadata(step.created_by)
                 continue
             number += 1
             layer, created = self._step(stage, step, step.op, rootfs, number, total)

@@ -6,10 +6,11 @@ import os
 import time
 
 from sandboxbuild.dockerfile import LowerOptions, lower, parse
-from sandboxbuild.errors import ContextError, IsolationError
+from sandboxbuild.errors import IsolationError
 from sandboxbuild.executor.bases import Bases
 from sandboxbuild.executor.cachemounts import CacheMounts
 from sandboxbuild.executor.channel import EventChannel
+from sandboxbuild.executor.contexts import Contexts
 from sandboxbuild.executor.copies import Copies
 from sandboxbuild.executor.image import assemble_stage, rfc3339
 from sandboxbuild.executor.layers import LayerRef, Layers
@@ -41,8 +42,11 @@ def build(request: BuildRequest, runner: StepRunner, channel: EventChannel) -> B
     try:
         platforms = request.platforms or (request.build_platform,)
         with store.layers.staging() as scratch:
+            contexts = Contexts(request, uplink, channel, folder=store.scratch, scratch=scratch)
+            remote = RemoteFiles(uplink, scratch)
             images = [
-                PlatformBuild(request, name, store, scratch, uplink, runner, channel, publisher).run() for name in platforms
+                PlatformBuild(request, name, store, scratch, uplink, runner, channel, publisher, contexts, remote).run()
+                for name in platforms
             ]
         return _publish(request, images, store, publisher)
     except BaseException:
@@ -79,6 +83,8 @@ class PlatformBuild:
         runner: StepRunner,
         channel: EventChannel,
         publisher: Publisher,
+        contexts: Contexts,
+        remote: RemoteFiles,
     ) -> None:
         self._request = request
         self._platform = platform
@@ -88,6 +94,8 @@ class PlatformBuild:
         self._runner = runner
         self._channel = channel
         self._publisher = publisher
+        self._contexts = contexts
+        self._remote = remote
         self._cancel_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._bases = Bases(store, UplinkTransport(uplink), channel, platform=platform, fresh=request.pull)
 
@@ -101,9 +109,7 @@ class PlatformBuild:
 
     def _plan(self) -> BuildPlan:
         request = self._request
-        if request.dockerfile is None:
-            raise ContextError("the build has no Dockerfile")
-        parsed = parse(request.dockerfile, request.dockerfile_path)
+        parsed = parse(self._contexts.dockerfile().text, request.dockerfile_path)
         plan = lower(parsed, lower_options(request, self._platform), lambda base: self._bases.resolve(base).config)
         for span, message in plan.warnings:
             self._channel.warn(message, span)
@@ -121,9 +127,14 @@ class PlatformBuild:
     def _stages(self, plan: BuildPlan, layers: Layers, results: StageResults, snapshotter: Snapshotter) -> Stages:
         request = self._request
         sources = Sources(
-            request, layers=layers, bases=self._bases, results=results, snapshotter=snapshotter, scratch=self._scratch
+            self._contexts,
+            layers=layers,
+            bases=self._bases,
+            results=results,
+            snapshotter=snapshotter,
+            scratch=self._scratch,
         )
-        copies = Copies(sources, RemoteFiles(self._uplink, self._scratch), self._store, plan.source_date_epoch)
+        copies = Copies(sources, self._remote, self._store, plan.source_date_epoch)
         caches = CacheMounts(os.path.join(STORE_PATH, "mounts"))
         mounts = RunMounts(request, sources, copies, caches, self._uplink, self._scratch)
         runs = Runs(request, mounts, self._runner, self._uplink, self._cancel_fd)

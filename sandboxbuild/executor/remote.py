@@ -1,4 +1,4 @@
-"""What ADD fetches: files of URLs, through the gateway, into the build's scratch folder; each once."""
+"""What ADD fetches: files of URLs and git repositories, through the gateway, into the build's scratch folder; each once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 
 from sandboxbuild.errors import ContextError, DockerfileError, LimitExceeded
 from sandboxbuild.executor.channel import Vertex
+from sandboxbuild.executor.contexts import clone_source
 from sandboxbuild.oci.digest import parse_digest
 from sandboxbuild.plan.copying import URL_MODE, url_file_name
 from sandboxbuild.plan.operations import GitSource, UrlSource
@@ -30,16 +31,19 @@ class RemoteFiles:
         self._lock = threading.Lock()
 
     def directory(self, source: UrlSource | GitSource, vertex: Vertex) -> str:
-        """A directory that holds what `source` names: for a URL one file, mode 0600.
+        """A directory that holds what `source` names: for a URL one file, mode 0600; for git the checkout.
 
         Raises ContextError when there is no such thing, DockerfileError for a checksum that differs.
         """
-        if isinstance(source, GitSource):
-            raise ContextError(f"ADD of a git repository is not supported yet: {source.url[:200]}")
         with self._lock:
             if source not in self._fetched:
-                self._fetched[source] = self._fetch(source, vertex)
+                self._fetched[source] = (
+                    self._clone(source, vertex) if isinstance(source, GitSource) else self._fetch(source, vertex)
+                )
             return self._fetched[source]
+
+    def _clone(self, source: GitSource, vertex: Vertex) -> str:
+        return clone_source(source, self._uplink, os.path.join(self._scratch, f"git-{len(self._fetched)}"), vertex)
 
     def _fetch(self, source: UrlSource, vertex: Vertex) -> str:
         folder = os.path.join(self._scratch, f"url-{len(self._fetched)}")

@@ -11,11 +11,11 @@ from sandboxbuild.dockerfile.ignore import IgnoreRules, parse_ignore
 from sandboxbuild.errors import ContextError
 from sandboxbuild.executor.bases import Bases
 from sandboxbuild.executor.channel import Vertex
+from sandboxbuild.executor.contexts import Contexts
 from sandboxbuild.executor.layers import Layers, Rootfs
 from sandboxbuild.executor.results import StageResults
 from sandboxbuild.plan.operations import ContextSource, FileSource, ImageSource, StageSource
 from sandboxbuild.plan.steps import BaseImage
-from sandboxbuild.protocol.request import CONTEXTS_PATH, BuildRequest
 from sandboxbuild.snapshotters import Snapshotter
 from sandboxbuild.system.files import open_beneath, read_limited
 
@@ -35,7 +35,7 @@ class Sources:
 
     def __init__(
         self,
-        request: BuildRequest,
+        contexts: Contexts,
         *,
         layers: Layers,
         bases: Bases,
@@ -43,7 +43,7 @@ class Sources:
         snapshotter: Snapshotter,
         scratch: str,
     ) -> None:
-        self._request = request
+        self._contexts = contexts
         self._layers = layers
         self._bases = bases
         self._results = results
@@ -66,17 +66,13 @@ class Sources:
             yield SourceRoot(workspace.root, None, True)
 
     def context(self, name: str) -> SourceRoot:
-        """A local context. Raises ContextError where the build has none."""
-        path = os.path.join(CONTEXTS_PATH, "named", name) if name else os.path.join(CONTEXTS_PATH, "default")
-        if not os.path.isdir(path):
-            raise ContextError(
-                f"there is no build context{f' named {name}' if name else ''}", hint="give a directory as context"
-            )
+        """A context that is a tree. Raises ContextError where the build has none."""
+        path = self._contexts.folder(name)
         return SourceRoot(path, self._rules(name, path), False)
 
     def _rules(self, name: str, path: str) -> IgnoreRules:
         if name not in self._ignore:
-            given = None if name else self._request.ignore_file
+            given = None if name else self._contexts.dockerfile().ignore_file
             self._ignore[name] = parse_ignore(given if given is not None else read_ignore_file(path))
         return self._ignore[name]
 

@@ -14,6 +14,9 @@ PROTOCOL_VERSION: Final = 1
 STORE_PATH: Final = "/sandboxbuild/store"
 CONTEXTS_PATH: Final = "/sandboxbuild/contexts"  # the build context is contexts/default, a named one contexts/named/NAME
 UPLINK_PATH: Final = "/sandboxbuild/uplink/socket"  # the gateway's unix socket
+ARCHIVE_NAME: Final = "context.archive"  # in the build's own folder of the store, where the context came as an archive
+ARCHIVE_CONTEXT: Final = "archive"
+GIT_PREFIX: Final = "git+"  # before the URL of a context that is a git repository, whatever the URL looks like
 SCRATCH_PATH: Final = "/sandboxbuild/scratch"  # private, writable, gone with the build; same filesystem as the store
 
 
@@ -39,8 +42,9 @@ class BuildRequest(NamedTuple):
     dockerfile: bytes | None = None
     dockerfile_path: str = "Dockerfile"
     ignore_file: bytes | None = None
-    context: str = "local"  # "local": mounted; else a URL that the executor fetches through the gateway; "none"
-    named_contexts: tuple[tuple[str, str], ...] = ()  # name -> "local", docker-image://..., oci-layout://... or a URL
+    context: str = "local"  # "local": mounted; ARCHIVE_CONTEXT; "none"; else a URL that is fetched through the gateway
+    context_subpath: str = ""  # the folder of a context that isn't local which is the context
+    named_contexts: tuple[tuple[str, str], ...] = ()  # name -> "local", docker-image://..., oci-layout://DIGEST or a URL
     target: str = ""
     build_args: tuple[tuple[str, str], ...] = ()
     labels: tuple[tuple[str, str], ...] = ()

@@ -74,9 +74,9 @@ def open_places(spec: StepSpec) -> Places:
 def build_root(spec: StepSpec, places: Places, made: list[MadeStub]) -> None:
     """Mount everything and make it the root; the mount points that had to be made are added to `made`. Raises OSError."""
     devices = {name: _clone_device(name, number) for name, number in _DEVICES.items()}
-    root_fd = places.root
-    mounts.set_attributes(root_fd, mounts.ATTR_NODEV)
-    mounts.attach(root_fd, _STAGE)
+    mounts.attach(places.root, _STAGE, mounts.ATTR_NODEV)
+    os.close(places.root)
+    root_fd = os.open(_STAGE, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     null_fd = mounts.clone_tree("/dev/null")
     locks = _mount_proc(root_fd, null_fd, spec, made)
     _mount_sys(root_fd, spec, made)
@@ -222,8 +222,7 @@ def _mount_dev(root_fd: int, devices: dict[str, int], spec: StepSpec, made: list
     dev = files.open_beneath(root_fd, "dev", os.O_RDONLY | os.O_DIRECTORY)
     for name, mount_fd in devices.items():
         files.write_file(dev, name, b"", 0o666)
-        mounts.set_attributes(mount_fd, mounts.ATTR_NOSUID | mounts.ATTR_NOEXEC)
-        _attach(mount_fd, dev, name)
+        _attach(mount_fd, dev, name, mounts.ATTR_NOSUID | mounts.ATTR_NOEXEC)
     for name, target in _LINKS:
         os.symlink(target, name, dir_fd=dev)
     for name in ("pts", "shm", "mqueue"):
@@ -244,10 +243,10 @@ def _mount_in_dev(place: int, name: str, spec: StepSpec) -> None:
         os.close(place)
 
 
-def _attach(mount_fd: int, parent_fd: int, name: str) -> None:
+def _attach(mount_fd: int, parent_fd: int, name: str, attributes: int) -> None:
     place = files.open_beneath(parent_fd, name, os.O_PATH)
     try:
-        mounts.attach(mount_fd, place)
+        mounts.attach(mount_fd, place, attributes)
     finally:
         os.close(place)
         os.close(mount_fd)
@@ -264,8 +263,7 @@ def _mount(root_fd: int, dev_fd: int, mount: StepMount, source: int | None, made
     directory = stat.S_ISDIR(os.fstat(source).st_mode)
     place = open_target(root_fd, mount.target, directory=directory, made=made)
     attributes = mounts.ATTR_NODEV | mounts.ATTR_NOSUID | (0 if mount.writable else mounts.ATTR_RDONLY)
-    mounts.set_attributes(source, attributes)
-    mounts.attach(source, place)
+    mounts.attach(source, place, attributes)
     os.close(place)
     os.close(source)
     if mount.kind == "file":

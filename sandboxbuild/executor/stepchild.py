@@ -167,9 +167,15 @@ def _limit(spec: StepSpec) -> None:
 
 
 def _set_limit(number: int, soft: int, hard: int) -> None:
-    ceiling = resource.getrlimit(number)[1]
+    """Raises OSError where a limit can't be made lower. One that only can't be raised stays: gVisor has some like that."""
+    was, ceiling = resource.getrlimit(number)
     hard = _lower(hard, ceiling)
-    resource.setrlimit(number, (_lower(soft, hard), hard))
+    soft = _lower(soft, hard)
+    try:
+        resource.setrlimit(number, (soft, hard))
+    except ValueError as error:  # what resource makes of EPERM
+        if hard != ceiling or _lower(was, soft) != was:
+            raise OSError(errno.EPERM, f"limit {number} can't be set to {soft}:{hard}") from error
 
 
 def _lower(value: int, ceiling: int) -> int:

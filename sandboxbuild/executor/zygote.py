@@ -146,21 +146,23 @@ def _supervise(own_network: bool, descriptors: list[int], unshared_w: int, mappe
 
 def _run_step(spec: StepSpec, channel: channels.Channel, output: Sequence[int], go_r: int) -> None:
     alive_r, alive_w = os.pipe()
+    ended_r, ended_w = os.pipe()  # in place of a pidfd, which gVisor hasn't: it hangs up when init ends
     init = os.fork()
     if init == 0:
         os.close(alive_w)
-        _run_init(spec, channel, output, go_r, alive_r)
-    namespaces.close_descriptors((2, channel.fileno(), alive_w))
-    pidfd = os.pidfd_open(init)
+        _run_init(spec, channel, output, go_r, alive_r, ended_w)
+    namespaces.close_descriptors((2, channel.fileno(), alive_w, ended_r))
     poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
+    poll.register(ended_r, select.POLLIN)
     poll.register(channel.fileno(), select.POLLIN)
-    if pidfd not in [fd for fd, _ in poll.poll()]:
+    if ended_r not in [fd for fd, _ in poll.poll()]:
         os.kill(init, signal.SIGKILL)  # the executor says so, or is gone
     os.waitpid(init, 0)  # returns when the pid namespace is empty
 
 
-def _run_init(spec: StepSpec, channel: channels.Channel, output: Sequence[int], go_r: int, alive_r: int) -> NoReturn:
+def _run_init(
+    spec: StepSpec, channel: channels.Channel, output: Sequence[int], go_r: int, alive_r: int, ended_w: int
+) -> NoReturn:
     try:
         namespaces.die_with_parent(0)
         _die_if_orphaned(alive_r)
@@ -173,7 +175,7 @@ def _run_init(spec: StepSpec, channel: channels.Channel, output: Sequence[int], 
             os.read(ready_r, 1)  # until init has given up what it can do
             become_step(spec, channel, output, go_r)
         capabilities.set_own(0)
-        namespaces.close_descriptors((channel.fileno(), ready_w))
+        namespaces.close_descriptors((channel.fileno(), ready_w, ended_w))
         os.write(ready_w, b"r")
         os.close(ready_w)
         status = _reap_until(program)

@@ -27,6 +27,8 @@ class SandboxSpec(NamedTuple):
 
     `argv[0]` is a path inside. `environment` is complete: nothing is inherited. `network` is "none" (loopback only) or "host".
     `identity` is the inside uid and gid that the executor runs as, with all capabilities of its own user namespace.
+    `scratch` is a folder of this build on the host, or "". A runtime in whose filesystem layers can't be kept as they are puts
+    one of its own over it, where the sandbox has SCRATCH_PATH; others leave it alone.
     """
 
     build_id: str

@@ -12,7 +12,7 @@ from sandboxbuild.errors import IsolationError
 from sandboxbuild.runtimes import IdRange, SandboxSpec
 from sandboxbuild.runtimes.helper import HelperSandbox, expect, start_helper
 from sandboxbuild.runtimes.keeper import ROOTFS, source_path
-from sandboxbuild.runtimes.spec import oci_config
+from sandboxbuild.runtimes.spec import oci_config, with_scratch
 
 _OPEN_FILES: Final = 65536
 _FOLDERS: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -35,6 +35,7 @@ class OciRuntime:
         if os.geteuid() != 0:
             raise IsolationError(f"the runtime {self.name} needs root here", hint="--profile plain works as a normal user")
         binary = find_binary(self._binary)
+        spec = with_scratch(spec)
         cgroup = f"/sandboxbuild-{spec.build_id}"
         sources = [source_path(number) for number in range(len(spec.mounts))]
         config = oci_config(spec, sources, ROOTFS, cgroup, _open_files())

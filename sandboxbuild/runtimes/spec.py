@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from sandboxbuild.runtimes import IdRange, SandboxSpec
+from sandboxbuild.protocol.request import SCRATCH_PATH
+from sandboxbuild.runtimes import IdRange, SandboxMount, SandboxSpec
 from sandboxbuild.system import capabilities
 from sandboxbuild.system.capabilities import IDENTITY_VARIABLE
 
@@ -22,7 +23,9 @@ Json = dict[str, Any]
 
 def oci_config(spec: SandboxSpec, sources: Sequence[str], rootfs: str, cgroup: str, open_files: int) -> Json:
     """config.json for `spec` with the mounts' sources at `sources`, in their order, and an empty tree at `rootfs`."""
+    scratch = {mount.target: source for mount, source in zip(spec.mounts, sources, strict=True)}.get(SCRATCH_PATH, "")
     return {
+        "annotations": _scratch_hints(scratch) if scratch else {},
         "ociVersion": OCI_VERSION,
         "process": _process(spec, open_files),
         "root": {"path": rootfs, "readonly": True},
@@ -40,9 +43,20 @@ def oci_config(spec: SandboxSpec, sources: Sequence[str], rootfs: str, cgroup: s
     }
 
 
-def mount_points(spec: SandboxSpec) -> tuple[str, ...]:
-    """The directories that `rootfs` must hold, relative to it; a mount of a file has its file made by the caller."""
-    return ("proc", "sys", "dev", "tmp", *(mount.target.strip("/") for mount in spec.mounts))
+def with_scratch(spec: SandboxSpec) -> SandboxSpec:
+    """The same with its scratch folder, if any, as a mount."""
+    if not spec.scratch:
+        return spec
+    return spec._replace(mounts=(*spec.mounts, SandboxMount(spec.scratch, SCRATCH_PATH, writable=True)))
+
+
+def _scratch_hints(source: str) -> Json:
+    """To gVisor, whose bind mounts hold no attributes and no whiteouts: make it a tmpfs that keeps its pages in a file there.
+
+    Other runtimes know nothing of these annotations (gVisor, runsc/boot/mount_hints.go).
+    """
+    hint = "dev.gvisor.spec.mount.scratch"
+    return {f"{hint}.source": source, f"{hint}.type": "tmpfs", f"{hint}.share": "container", f"{hint}.options": "rw,nodev"}
 
 
 def _process(spec: SandboxSpec, open_files: int) -> Json:

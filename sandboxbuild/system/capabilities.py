@@ -105,7 +105,12 @@ def set_own(allowed: int) -> None:
 
 
 def clear_ambient() -> None:
-    libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
+    """EINVAL is a kernel without an ambient set, such as gVisor's: then there is nothing to clear."""
+    try:
+        libc.prctl(_PR_CAP_AMBIENT, _AMBIENT_CLEAR_ALL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def keep_across_exec() -> None:

@@ -44,11 +44,19 @@ _MAX_VALUE: Final = 255  # fsconfig(2): strings are at most 255 bytes and their 
 
 
 def clone_tree(source: Place, *, recursive: bool = False) -> int:
-    """A detached copy of the mount at `source`, as a descriptor; closing it ends it unless it was attached."""
+    """A detached copy of the mount at `source`, as a descriptor; closing it ends it unless it was attached.
+
+    Where the kernel has no open_tree(2) the descriptor only holds the place, and attach() makes the copy.
+    """
     flags = _OPEN_TREE_CLONE | _OPEN_TREE_CLOEXEC | (libc.AT_RECURSIVE if recursive else 0)
-    if isinstance(source, int):
-        return libc.open_tree(source, "", flags | libc.AT_EMPTY_PATH)
-    return libc.open_tree(libc.AT_FDCWD, source, flags)
+    try:
+        if isinstance(source, int):
+            return libc.open_tree(source, "", flags | libc.AT_EMPTY_PATH)
+        return libc.open_tree(libc.AT_FDCWD, source, flags)
+    except OSError as error:
+        if error.errno != errno.ENOSYS or recursive:
+            raise
+    return os.dup(source) if isinstance(source, int) else os.open(source, os.O_PATH | os.O_CLOEXEC)
 
 
 def set_attributes(mount_fd: int, attributes: int, *, idmap_fd: int | None = None, recursive: bool = False) -> None:
@@ -60,12 +68,19 @@ def set_attributes(mount_fd: int, attributes: int, *, idmap_fd: int | None = Non
         libc.mount_setattr(mount_fd, "", libc.AT_EMPTY_PATH, attr_set=ATTR_IDMAP, userns_fd=idmap_fd)
 
 
-def attach(mount_fd: int, target: Place) -> None:
-    """Put a detached mount at `target`."""
-    if isinstance(target, int):
-        libc.move_mount(mount_fd, "", target, "", _MOVE_F_EMPTY_PATH | _MOVE_T_EMPTY_PATH)
-    else:
-        libc.move_mount(mount_fd, "", libc.AT_FDCWD, target, _MOVE_F_EMPTY_PATH)
+def attach(mount_fd: int, target: Place, attributes: int = 0) -> None:
+    """Put a detached mount at `target` with `ATTR_*` added. `mount_fd` need not lead to the new mount afterwards."""
+    try:
+        if attributes:
+            set_attributes(mount_fd, attributes)
+        if isinstance(target, int):
+            libc.move_mount(mount_fd, "", target, "", _MOVE_F_EMPTY_PATH | _MOVE_T_EMPTY_PATH)
+        else:
+            libc.move_mount(mount_fd, "", libc.AT_FDCWD, target, _MOVE_F_EMPTY_PATH)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        _bind_old(link_path(mount_fd), _text(target), attributes, recursive=False)
 
 
 def bind(
@@ -81,6 +96,17 @@ def bind(
 ) -> None:
     """Make `source` appear at `target`. The flags hold from the first moment: the mount is dressed before it is attached."""
     attributes = _attributes(read_only, nosuid, nodev, noexec)
+    if recursive or idmap_fd is not None:
+        _bind_tree(source, target, attributes, recursive, idmap_fd)
+        return
+    mount_fd = clone_tree(source)
+    try:
+        attach(mount_fd, target, attributes)
+    finally:
+        os.close(mount_fd)
+
+
+def _bind_tree(source: Place, target: Place, attributes: int, recursive: bool, idmap_fd: int | None) -> None:
     try:
         mount_fd = clone_tree(source, recursive=recursive)
     except OSError as error:
@@ -235,10 +261,21 @@ def _mount_overlay_old(target: str, lowers: Sequence[str], upper: str | None, wo
         if upper is not None and work is not None:
             options += [f"upperdir={_descriptor_name(upper, opened)}", f"workdir={_descriptor_name(work, opened)}"]
         flags = MS_NODEV | (MS_RDONLY if upper is None else 0)
-        libc.mount("overlay", target, "overlay", flags, ",".join(options))
+        _mount_with_options(target, flags, options)
     finally:
         for fd in opened:
             os.close(fd)
+
+
+def _mount_with_options(target: str, flags: int, options: list[str]) -> None:
+    """gVisor's overlay takes no option but the directories, and behaves as if ours were given (its fsimpl/overlay)."""
+    try:
+        libc.mount("overlay", target, "overlay", flags, ",".join(options))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        directories = [option for option in options if option.partition("=")[0] in ("lowerdir", "upperdir", "workdir")]
+        libc.mount("overlay", target, "overlay", flags, ",".join(directories))
 
 
 def unmount(target: Place, *, detach: bool = True) -> None:

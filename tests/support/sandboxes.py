@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import shutil
@@ -12,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from sandboxbuild.protocol.request import STORE_PATH
-from sandboxbuild.runtimes import IdRange, SandboxMount, SandboxSpec
+from sandboxbuild.runtimes import IdRange, Runtime, Sandbox, SandboxMount, SandboxSpec
 from sandboxbuild.runtimes.bundle import TARGET, Bundle, ensure_bundle
 from sandboxbuild.runtimes.namespaces import NamespacesRuntime, id_ranges
 from sandboxbuild.system import idmap
 
 BUSYBOX = "/usr/bin/busybox"
+_numbers = itertools.count(1)
 INNER = Path(__file__).with_name("step_inner.py")
 TOOLS = """sh ls cat id ps mount umount true false sleep env touch mkdir rm rmdir ln mv cp chmod chown stat echo grep
 kill pwd test hostname chroot ulimit mknod dd find readlink su wc head tail od yes sort nc ip unshare printf
@@ -54,7 +56,14 @@ class Answer:
 class Lab:
     """A started sandbox. `store` is its store on the host; `lower` in it is a rootfs that steps stand on."""
 
-    def __init__(self, folder: Path, *, bundle_cache: Path | None = None, context: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        bundle_cache: Path | None = None,
+        context: Path | None = None,
+        runtime: Runtime | None = None,
+    ) -> None:
         plan = idmap.find()
         self.uids, self.gids = id_ranges(plan)
         self.plan = plan
@@ -71,10 +80,21 @@ class Lab:
         if context is not None:
             mounts.append(SandboxMount(str(context), "/sandboxbuild/contexts/default", idmapped=os.geteuid() == 0))
         argv = (*self.bundle.argv_prefix, "/sandboxbuild/inner.py")
+        scratch = folder / "scratch"
+        scratch.mkdir(mode=0o700)
+        own(scratch, self.uids, self.gids, plan.identity)
         self.spec = SandboxSpec(
-            "test", argv, self.bundle.environment, tuple(mounts), self.uids, self.gids, plan.identity, "none", ""
+            f"test{os.getpid()}-{next(_numbers)}",
+            argv,
+            self.bundle.environment,
+            tuple(mounts),
+            self.uids,
+            self.gids,
+            plan.identity,
+            "none",
+            str(scratch),
         )
-        self.sandbox = NamespacesRuntime().launch(self.spec)
+        self.sandbox: Sandbox = (runtime or NamespacesRuntime()).launch(self.spec)
         self._answers: dict[int, Mapping[str, Any]] = {}
         self._arrived = threading.Condition()
         self._next = 0

@@ -10,7 +10,7 @@ import sys
 import threading
 
 from sandboxbuild.executor.run import StepMount, StepRunner, StepSpec, Zygote
-from sandboxbuild.protocol.request import STORE_PATH, StepIsolation
+from sandboxbuild.protocol.request import SCRATCH_PATH, STORE_PATH, StepIsolation
 from sandboxbuild.system import capabilities, mounts
 
 _lock = threading.Lock()
@@ -45,7 +45,7 @@ def spec_of(wanted: dict, root: str) -> StepSpec:
 
 def step(runner: StepRunner, request: dict) -> None:
     number = request["id"]
-    work = f"{STORE_PATH}/steps/{number}"
+    work = f"{SCRATCH_PATH if os.path.isdir(SCRATCH_PATH) else STORE_PATH}/steps/{number}"
     for name in ("upper", "work", "root"):
         os.makedirs(f"{work}/{name}")
         os.chown(f"{work}/{name}", 0, 0)

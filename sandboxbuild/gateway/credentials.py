@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import os
 import re
@@ -173,17 +174,34 @@ def ask_helper(name: str, server: str, label: str) -> Credential | None:
         raise RegistryError(f"{label} names a credential helper that can't be one: {name[:64]!r}")
     program = f"docker-credential-{name}"
     try:
-        done = subprocess.run(
-            [program, "get"], input=server.encode(), capture_output=True, timeout=HELPER_TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"nothing came for {HELPER_TIMEOUT_S:g} s"
-        raise RegistryError(f"{program}, named in {label}, failed: {reason}") from error
-    if done.returncode:
-        if _NOT_FOUND in done.stdout[:_HELPER_OUTPUT_LIMIT].decode("utf-8", "replace").lower():
+        status, output = _run_helper(program, server)
+    except OSError as error:
+        raise RegistryError(f"{program}, named in {label}, failed: {error.strerror}") from error
+    if status:
+        if _NOT_FOUND in output.decode("utf-8", "replace").lower():
             return None
-        raise RegistryError(f"{program}, named in {label}, ended with status {done.returncode}")
-    return _helper_answer(done.stdout, f"{label}, helper {program}")
+        raise RegistryError(f"{program}, named in {label}, ended with status {status}")
+    return _helper_answer(output, f"{label}, helper {program}")
+
+
+def _run_helper(program: str, server: str) -> tuple[int, bytes]:
+    """A helper's exit status and output; one that takes or says too much is killed."""
+    with subprocess.Popen(
+        [program, "get"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None, "both are pipes"
+        timer = threading.Timer(HELPER_TIMEOUT_S, process.kill)
+        timer.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):  # a helper may answer without reading
+                process.stdin.write(server.encode())
+                process.stdin.close()
+            output = process.stdout.read(_HELPER_OUTPUT_LIMIT + 1)
+            if len(output) > _HELPER_OUTPUT_LIMIT:
+                process.kill()
+            return process.wait(), output
+        finally:
+            timer.cancel()
 
 
 def _helper_answer(output: bytes, origin: str) -> Credential | None:

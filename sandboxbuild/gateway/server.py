@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -217,9 +218,10 @@ class Server:
     def _converse(self, connection: socket.socket) -> bool:
         """Serve requests until one side ends it. True if a handler has taken the connection over."""
         rest: bytes | None = b""
+        idle_s = HEAD_TIMEOUT_S  # until a first request has shown that the client belongs here
         while rest is not None:
             try:
-                head, rest = _receive_head(connection, rest)
+                head, rest = _receive_head(connection, rest, idle_s)
                 if head is None:
                     return False
                 exchange = Exchange(connection, rest, request_of(head))
@@ -230,6 +232,7 @@ class Server:
             if exchange.taken:
                 return True
             rest = exchange.drain()
+            idle_s = KEEP_ALIVE_S
         return False
 
     def _dispatch(self, exchange: Exchange) -> None:
@@ -262,10 +265,16 @@ def request_of(head: Head) -> Request:
     return Request(head.method, path, query, headers, length)
 
 
-def _receive_head(connection: socket.socket, received: bytes) -> tuple[Head | None, bytes]:
-    """The next request's head and what came behind it; None where the client ended between two requests."""
+def _receive_head(connection: socket.socket, received: bytes, idle_s: float) -> tuple[Head | None, bytes]:
+    """The next request's head and what came behind it; None where the client ended between two requests.
+
+    A head may be waited for `idle_s`, and once it has begun it must be whole within HEAD_TIMEOUT_S.
+    """
+    deadline_s = 0.0
     while not (end := head_end(received)):
-        connection.settimeout(HEAD_TIMEOUT_S if received else KEEP_ALIVE_S)
+        if received and not deadline_s:
+            deadline_s = time.monotonic() + HEAD_TIMEOUT_S
+        connection.settimeout(max(0.001, deadline_s - time.monotonic()) if received else idle_s)
         chunk = connection.recv(65536)
         if not chunk:
             if received:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Final
 
 from sandboxbuild.errors import PolicyError, RegistryError, SandboxbuildError
@@ -10,6 +11,7 @@ from sandboxbuild.registry import Response
 
 ERROR_BODY_LIMIT_BYTES: Final = 64 * 1024
 QUOTE_LIMIT: Final = 300
+DOCUMENT_TIMEOUT_S: Final = 180.0  # for a manifest, a token, a list or an error, however it trickles
 
 # Headers that the gateway alone sets: what registries send under such names is dropped (registry.transport).
 REFUSED_HEADER: Final = "sandboxbuild-refused"
@@ -95,12 +97,15 @@ def _said(document: object) -> str:
 
 
 def read_bounded(response: Response, limit_bytes: int) -> bytes:
-    """The whole body. Raises RegistryError as soon as it is longer than `limit_bytes`."""
+    """The whole body. Raises RegistryError as soon as it is longer than `limit_bytes`, or takes longer than any should."""
     parts: list[bytes] = []
     size = 0
+    deadline_s = time.monotonic() + DOCUMENT_TIMEOUT_S
     while chunk := response.read(min(limit_bytes + 1, 65536)):
         size += len(chunk)
         if size > limit_bytes:
             raise RegistryError(f"the registry's answer is longer than {limit_bytes} bytes")
+        if time.monotonic() > deadline_s:
+            raise RegistryError(f"the registry's answer of a few bytes has taken longer than {DOCUMENT_TIMEOUT_S:g} s")
         parts.append(chunk)
     return b"".join(parts)

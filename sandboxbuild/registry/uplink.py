@@ -31,6 +31,7 @@ LOCATION_HEADER: Final = "sandboxbuild-location"  # in an answer: the URL that g
 SECRET_LIMIT_BYTES: Final = 512 * 1024
 _IDLE_LIMIT: Final = 16
 _CONNECT_TIMEOUT_S: Final = 10.0
+_GRACE_S: Final = 90.0  # for the gateway to give up first, and to say why
 _BUFFER_BYTES: Final = 4 * CHUNK_BYTES
 _TIMEVAL: Final = struct.Struct("ll")  # struct timeval
 
@@ -257,7 +258,9 @@ class UplinkTransport:
     ) -> Response:
         if not is_host(host) or not path.startswith("/v2"):
             raise RegistryError("not a request that the gateway carries to a registry")
-        return self._uplink.exchange(method, f"/v1/registry/{host.lower()}{path}", headers, body, timeout_s=timeout_s)
+        return self._uplink.exchange(
+            method, f"/v1/registry/{host.lower()}{path}", headers, body, timeout_s=timeout_s + _GRACE_S
+        )
 
 
 def fetch_url(

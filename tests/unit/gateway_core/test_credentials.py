@@ -113,7 +113,7 @@ def test_a_helper_that_knows_nothing_leaves_the_entry_to_answer(tmp_path: Path, 
     assert getattr(find(document, "registry.example.com"), "username", "") == "u"
 
 
-@pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "echo '[]'"])
+@pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "echo '[]'", "head -c 100000 /dev/zero; sleep 20"])
 def test_a_helper_that_fails_is_an_error(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     helper(tmp_path, "four", script, monkeypatch)
     with pytest.raises(RegistryError, match="docker-credential-four"):

@@ -82,7 +82,8 @@ def ensure_bundle(cache_folder: str) -> Bundle:
             raise IsolationError(f"the runtime bundle can't be made: {error}", hint="give another store folder") from error
     loader = f"{TARGET}/lib/loader.so"
     prefix = (loader, "--library-path", f"{TARGET}/lib", f"{TARGET}/bin/python3", "-I", "-S", "-E", "-B", "-X", "utf8")
-    return Bundle(path, prefix, (("PATH", "/nonexistent"), ("LC_ALL", "C.UTF-8")))
+    # Several arenas would keep what threads have freed: one saves 3 MB, and the threads hardly allocate at the same time.
+    return Bundle(path, prefix, (("PATH", "/nonexistent"), ("LC_ALL", "C.UTF-8"), ("MALLOC_ARENA_MAX", "1")))
 
 
 def _package_parts() -> Iterator[_Part]:

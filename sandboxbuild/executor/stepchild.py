@@ -209,8 +209,9 @@ def _drop_rights(spec: StepSpec) -> None:
 
 
 def _take_groups(spec: StepSpec) -> None:
+    """With a single id no process may change its groups; the one user that there is then, root, needs none."""
     try:
-        if spec.groups or _read("/proc/self/setgroups").strip() != b"deny":
+        if _read("/proc/self/setgroups").strip() != b"deny":
             os.setgroups(spec.groups)
         os.setresgid(spec.gid, spec.gid, spec.gid)
     except OSError as error:

@@ -96,6 +96,22 @@ BUILD_FLAGS: Final = (
 
 ISOLATION_FLAGS: Final = (
     Flag("--profile", TEXT, "What isolates the build", "NAME", group="Isolation", default="plain"),
+    Flag("--policy-file", TEXT, "What the build may do, in place of the profile's own policy", "FILE", group="Isolation"),
+    Flag("--allow-host", LIST, "A host that steps may reach beside the policy's", "NAME[:PORT]", group="Isolation"),
+    Flag(
+        "--audit-log",
+        TEXT,
+        "Add each connection, refusal, pull and push to this file, as JSON lines",
+        "FILE",
+        group="Isolation",
+    ),
+    Flag(
+        "--learn",
+        TEXT,
+        "Let the build reach what it asks for, and write the policy that allows just that",
+        "FILE",
+        group="Isolation",
+    ),
     Flag("--store", TEXT, "Folder of the image store", "PATH", group="Isolation"),
     Flag("--snapshotter", TEXT, "auto, overlay or walk", choices=("auto", "overlay", "walk"), group="Isolation", hidden=True),
 )

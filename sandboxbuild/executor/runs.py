@@ -45,7 +45,8 @@ class Runs:
     def policy(self, op: RunOp) -> dict[str, str]:
         """What of the policy can change the result."""
         isolation = self._request.isolation
-        return {"capabilities": " ".join(sorted(isolation.capabilities)), "network": self._network(op)}
+        proxied = {"proxy": "true"} if isolation.proxy else {}
+        return {"capabilities": " ".join(sorted(isolation.capabilities)), "network": self._network(op), **proxied}
 
     def perform(self, op: RunOp, step: Step, stage: Stage, root: str, vertex: Vertex) -> None:
         """Run it in the rootfs at `root`. Raises StepFailed, LimitExceeded, BuildTimeout, or why it could not begin."""
@@ -57,14 +58,17 @@ class Runs:
 
     def _network(self, op: RunOp) -> str:
         """The step's network: what its line says, as far as the policy lets it. Raises PolicyError."""
-        allowed = self._request.isolation.network
+        isolation = self._request.isolation
         if op.network == "none":
             return "none"
-        if op.network == "host" and allowed != "host":
+        if op.network != "host" or isolation.network == "host":
+            return isolation.network
+        if not isolation.host_network:
             raise PolicyError(
-                "RUN --network=host is not allowed by the policy", hint="a policy with [network] host = true allows it"
+                "RUN --network=host is not allowed by the policy",
+                hint="a --policy-file with [network] host_network = true allows it",
             )
-        return allowed
+        return "host"
 
     def _spec(self, op: RunOp, root: str, stack: ExitStack, vertex: Vertex) -> StepSpec:
         request = self._request
@@ -75,7 +79,7 @@ class Runs:
         return StepSpec(
             root=root,
             argv=op.argv,
-            env=environment(op, user.home, secrets, network),
+            env=environment(op, user.home, secrets, proxied=network == "gateway" and request.isolation.proxy),
             cwd=op.cwd,
             uid=user.uid,
             gid=user.gid,
@@ -111,10 +115,11 @@ class Runs:
                 network.close()
 
 
-def environment(op: RunOp, home: str, secrets: Sequence[tuple[str, str]], network: str) -> tuple[tuple[str, str], ...]:
+def environment(op: RunOp, home: str, secrets: Sequence[tuple[str, str]], *, proxied: bool) -> tuple[tuple[str, str], ...]:
     """The whole environment of a step. What the image or the operator says beats what we add."""
-    values = dict(proxy_environment()) if network == "gateway" else {}
-    values |= dict(op.env_uncached)
+    values = dict(proxy_environment()) if proxied else {}
+    for name, value in op.env_uncached:  # proxies: programs read either case, and BuildKit sets both
+        values |= {name.lower(): value, name.upper(): value}
     values |= dict(op.env)
     values.setdefault("PATH", DEFAULT_PATH)
     values.setdefault("HOME", home)

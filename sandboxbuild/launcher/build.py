@@ -11,27 +11,31 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
-from sandboxbuild.errors import DockerfileError, PolicyError, SandboxbuildError, StepFailed
+from sandboxbuild.errors import DockerfileError, SandboxbuildError, StepFailed
 from sandboxbuild.launcher import messages
 from sandboxbuild.launcher.conversation import Conversation, Observer
-from sandboxbuild.launcher.gatewayconfig import gateway_config
+from sandboxbuild.launcher.gatewayconfig import ANY_REPOSITORY, gateway_config
 from sandboxbuild.launcher.interruption import Interruption
+from sandboxbuild.launcher.isolation import find_host
 from sandboxbuild.launcher.outcome import BuildOutcome, Record
 from sandboxbuild.launcher.outputs import check_outputs, write_outputs
 from sandboxbuild.launcher.planning import pulled_repositories
+from sandboxbuild.launcher.policies import resolve_policy
 from sandboxbuild.launcher.reports import forget_old, write_failure, write_reports
 from sandboxbuild.launcher.request import image_names, make_request
 from sandboxbuild.launcher.sandbox import SandboxPlan, started_sandbox
 from sandboxbuild.launcher.settings import BuildSettings
 from sandboxbuild.launcher.sources import Sources, find_sources
+from sandboxbuild.launcher.sshagents import ssh_agents
+from sandboxbuild.launcher.storedsources import stored_sources
 from sandboxbuild.launcher.stores import bundle_folder, open_store
 from sandboxbuild.launcher.verify import verify_result
 from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.platform import host_platform
+from sandboxbuild.policy.isolation import Isolation
 from sandboxbuild.protocol.events import BuildSucceeded, Event, PushCompleted
-from sandboxbuild.protocol.request import BuildRequest, StepIsolation
+from sandboxbuild.protocol.request import BuildRequest
 from sandboxbuild.runtimes.bundle import ensure_bundle
-from sandboxbuild.runtimes.namespaces import NamespacesRuntime
 from sandboxbuild.store import Store
 from sandboxbuild.system import idmap
 
@@ -95,17 +99,20 @@ class _Build:
 
     def run(self, stdin: BinaryIO) -> BuildOutcome:
         settings = self.settings
-        isolation = choose_isolation(settings)
+        isolation = resolve_policy(settings, self.environ)
+        self._limit_time(isolation.build_timeout_s)
         check_outputs(settings.outputs)
-        sources = find_sources(settings, stdin)
+        sources = find_sources(settings, stdin, self.environ)
         ids = idmap.find()
-        request = self._request(sources, isolation, ids.mode)
         with self.interruption.raising():
             store = open_store(settings.store, self.environ, build_id=self.build_id, plan=ids)
         with store:
             store.hold()
+            with self.interruption.raising():
+                sources = stored_sources(sources, store)
+            request = self._request(sources, isolation, ids.mode)
             with located(sources):
-                result = self._talk(request, sources, ids, store)
+                result = self._talk(request, isolation, sources, ids, store)
             with self.interruption.raising():
                 descriptor = self._verified(store, result)
                 written = write_outputs(store, descriptor, settings.outputs, self.names)
@@ -114,29 +121,52 @@ class _Build:
             result.config_digest, self.names, self.record, written,
         )  # fmt: skip
 
-    def _request(self, sources: Sources, isolation: StepIsolation, ids: str) -> BuildRequest:
+    def _limit_time(self, limit_s: float) -> None:
+        """The policy's limit, where it is the shorter one."""
+        deadline = time.monotonic() + limit_s
+        if limit_s and (self.deadline is None or deadline < self.deadline):
+            self.deadline = deadline
+
+    def _request(self, sources: Sources, isolation: Isolation, ids: str) -> BuildRequest:
         return make_request(
             self.settings,
             sources,
             build_id=self.build_id,
             names=self.names,
             pushes=self.pushes,
-            isolation=isolation,
+            isolation=isolation.step,
             ids=ids,
             build_platform=this_platform(),
             processors=len(os.sched_getaffinity(0)),
-            resolv_conf=host_resolver() if isolation.network == "host" else b"",
+            resolv_conf=host_resolver() if has_host_network(isolation) else b"",
         )
 
-    def _talk(self, request: BuildRequest, sources: Sources, ids: idmap.IdPlan, store: Store) -> BuildSucceeded:
+    def _talk(
+        self, request: BuildRequest, isolation: Isolation, sources: Sources, ids: idmap.IdPlan, store: Store
+    ) -> BuildSucceeded:
         """Start the sandbox, and let the executor build in it."""
         pulls = self._pulls(sources)
-        gateway = gateway_config(self.settings, build_id=self.build_id, pulls=pulls, pushes=self.pushes, environ=self.environ)
+        gateway = gateway_config(
+            self.settings,
+            isolation,
+            build_id=self.build_id,
+            pulls=pulls,
+            pushes=self.pushes,
+            environ=self.environ,
+            grants=sources.grants,
+        )
         threading.Thread(target=messages.prepare, name="messages").start()  # ready when the executor is
-        network = "host" if request.isolation.network == "host" else "none"
-        bundle = ensure_bundle(bundle_folder(self.environ, is_root=os.geteuid() == 0))
-        plan = SandboxPlan(self.build_id, sources, ids, bundle, store.path, network)
-        with started_sandbox(plan, gateway, NamespacesRuntime(), self.interruption) as sandbox:
+        network = "host" if has_host_network(isolation) else "none"
+        cache_folder = bundle_folder(self.environ, is_root=os.geteuid() == 0)
+        host = find_host(isolation.runtime, self.environ, cache_folder)
+        bundle = ensure_bundle(cache_folder)
+        plan = SandboxPlan(
+            self.build_id, sources, ids, bundle, store.path, network, store.scratch, connects_as_root=host.connects_as_root
+        )
+        with (
+            ssh_agents(self.settings.ssh, self.environ) as agents,
+            started_sandbox(plan, gateway._replace(agents=agents), host.runtime, self.interruption) as sandbox,
+        ):
             talk = Conversation(sandbox, self.interruption, self.observe, deadline=self.deadline)
             try:
                 return talk.run(request)
@@ -145,11 +175,14 @@ class _Build:
                     sys.stderr.buffer.write(bytes(talk.log))
 
     def _pulls(self, sources: Sources) -> tuple[str, ...]:
-        """What the gateway lets through: what the Dockerfile names. Raises DockerfileError before anything is started."""
+        """What the gateway lets through: what the Dockerfile names. Raises DockerfileError before anything is started.
+
+        A Dockerfile that isn't here yet may name anything; a policy's [registries] and [sources] say otherwise.
+        """
         from sandboxbuild.dockerfile import parse
 
         if sources.dockerfile is None:
-            return ()
+            return (ANY_REPOSITORY,)
         return pulled_repositories(parse(sources.dockerfile, sources.dockerfile_name), self.settings, this_platform())
 
     def _verified(self, store: Store, result: BuildSucceeded) -> Descriptor:
@@ -172,11 +205,9 @@ def located(sources: Sources) -> Iterator[None]:
         raise
 
 
-def choose_isolation(settings: BuildSettings) -> StepIsolation:
-    """What the steps are confined to. Raises PolicyError for a profile that can't be had."""
-    if settings.profile != "plain":
-        raise PolicyError(f"the profile {settings.profile!r} is not available", hint="--profile plain is")
-    return StepIsolation(network="none" if settings.network == "none" else "host")
+def has_host_network(isolation: Isolation) -> bool:
+    """Whether some step may have the host's network, for which the executor has to have it as well."""
+    return isolation.step.network == "host" or isolation.step.host_network
 
 
 def host_resolver() -> bytes:

@@ -4,24 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sandboxbuild.gateway.config import GatewayConfig, SecretFrom
+from sandboxbuild.gateway.config import AgentFrom, FetchGrant, GatewayConfig, SecretFrom
+from sandboxbuild.launcher.grants import local_grants
 from sandboxbuild.launcher.settings import BuildSettings, RegistrySettings
 from sandboxbuild.oci.reference import DEFAULT_REGISTRY, parse_reference
-from sandboxbuild.policy.isolation import RegistryAccess
+from sandboxbuild.policy.isolation import Isolation, NetworkRules, RegistryAccess, SourceRules, StepIsolation, SyscallChoice
 
+ANY_REPOSITORY = "**"
+# For who only pushes: nobody asks for names, and nothing is pulled.
+NO_STEPS = Isolation(
+    "", "", "", StepIsolation(network="none"), NetworkRules(), RegistryAccess(), SourceRules(), SyscallChoice()
+)
 _PROXY_VARIABLES = (("http", "http_proxy"), ("https", "https_proxy"), ("no", "no_proxy"))
 
 
 def gateway_config(
-    settings: BuildSettings, *, build_id: str, pulls: Sequence[str], pushes: Sequence[str], environ: Mapping[str, str]
+    settings: BuildSettings,
+    isolation: Isolation = NO_STEPS,
+    *,
+    build_id: str,
+    pulls: Sequence[str],
+    pushes: Sequence[str],
+    environ: Mapping[str, str],
+    grants: Sequence[FetchGrant] = (),
+    agents: Sequence[AgentFrom] = (),
 ) -> GatewayConfig:
-    """`pulls` are HOST/PATH, `pushes` full references. The socket is left for the caller."""
+    """`pulls` are HOST/PATH or ANY_REPOSITORY, `pushes` full references. The socket is left for the caller.
+
+    `grants` are for the contexts; those for registries on loopback are added here.
+    """
     registries = settings.registries
-    pull_hosts = [pull.partition("/")[0] for pull in pulls]
+    pull_hosts = ["*" if pull == ANY_REPOSITORY else pull.partition("/")[0] for pull in pulls]
     push_hosts = [parse_reference(push).registry for push in pushes]
     return GatewayConfig(
         build_id=build_id,
-        registries=RegistryAccess(pull=tuple(pulls), from_dockerfile=True, pushes=tuple(pushes)),
+        registries=registry_access(isolation, pulls, pushes),
+        sources=isolation.sources,
+        network=isolation.network,
         mirrors=mirrors(registries),
         mirror_fallback=registries.fallback,
         plain_hosts=_chosen(
@@ -34,7 +53,17 @@ def gateway_config(
         auth_file=registries.authfile,
         proxies=_proxies(environ),
         secrets=tuple(SecretFrom(secret.secret_id, secret.path, secret.variable) for secret in settings.secrets),
+        grants=(*grants, *local_grants(registries)),
+        agents=tuple(agents),
     )
+
+
+def registry_access(isolation: Isolation, pulls: Sequence[str], pushes: Sequence[str]) -> RegistryAccess:
+    """What the policy lets through, and no push but those of the command line. A build that is learned may pull anything."""
+    rules = isolation.registries
+    named = tuple(pulls) if rules.from_dockerfile else ()
+    anything = (ANY_REPOSITORY,) if isolation.network.learning else ()
+    return RegistryAccess(tuple(dict.fromkeys((*rules.pull, *named, *anything))), rules.from_dockerfile, tuple(pushes))
 
 
 def mirrors(registries: RegistrySettings) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -56,6 +56,8 @@ class BuildSettings(NamedTuple):
 
     `context` is a folder, a URL, or "-" for standard input; `dockerfile` is a path, "-" for standard input, or "" for the
     context's Dockerfile. `tags` name the image in the store, `pushes` name and push it. `push_tags` pushes the tags too.
+    `allow_hosts` are NAME or NAME:PORT, for steps. `audit_log` and `learn` are files to write, "" for none; with `learn`, names
+    that the policy doesn't allow are let through, and the policy that would have allowed them is written.
     """
 
     context: str = "."
@@ -85,6 +87,10 @@ class BuildSettings(NamedTuple):
     jobs: int = 0  # 0: one for each processor
     timeout_s: float = 0.0
     profile: str = "plain"
+    policy_file: str = ""
+    allow_hosts: tuple[str, ...] = ()
+    audit_log: str = ""
+    learn: str = ""
     store: str = ""
     snapshotter: str = "auto"
     registries: RegistrySettings = RegistrySettings()

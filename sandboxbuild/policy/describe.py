@@ -54,6 +54,8 @@ def diff_policies(one: Policy, other: Policy) -> str:
 def _facts(isolation: Isolation) -> Iterator[str]:
     network = isolation.network
     yield f"network for steps: {isolation.step.network}" + (", the host's on demand" if network.host_network else "")
+    if isolation.step.proxy:
+        yield "steps get HTTP_PROXY and friends"
     for title, entries in (("run", network.run), ("fetch", network.fetch)):
         for entry in sorted(entries):
             yield f"{title} may reach {_entry(entry.host, entry.ports, entry.ranges)}" + (

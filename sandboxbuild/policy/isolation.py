@@ -14,7 +14,8 @@ class StepIsolation(NamedTuple):
 
     `seccomp_program` is compiled BPF (an array of struct sock_filter), b"" for none. `capabilities` are names without CAP_.
     `network` is the network that a step with --network=default gets: "gateway", "none" or "host"; `host_network` lets
-    RUN --network=host have the host's. `cpus` is how many processors' time a step may use (0.0: all).
+    RUN --network=host have the host's. `cpus` is how many processors' time a step may use (0.0: all). `proxy` puts HTTP_PROXY
+    and friends into the environment of steps on the gateway's network.
     """
 
     seccomp_program: bytes = b""
@@ -43,6 +44,7 @@ class StepIsolation(NamedTuple):
     step_timeout_s: float = 0.0
     host_network: bool = False
     cpus: float = 0.0
+    proxy: bool = False
 
 
 class Allow(NamedTuple):

@@ -24,7 +24,7 @@ def narrowed(base: Isolation, asked: Isolation, policy: Policy) -> Isolation:
     return base._replace(
         policy=policy.file,
         network=network,
-        step=step._replace(allowed_ports=asked.step.allowed_ports, host_network=network.host_network)
+        step=step._replace(allowed_ports=asked.step.allowed_ports, host_network=network.host_network, proxy=asked.step.proxy)
         if "network" in given
         else step,
         registries=asked.registries if "registries" in given else base.registries,

@@ -177,11 +177,13 @@ class Budgets(Section):
 
 
 class Network(Section):
-    """[network]. `mode` none gives steps no network at all, not even names."""
+    """[network]. `mode` none gives steps no network at all, not even names. `proxy` adds HTTP_PROXY and friends to their
+    environment: few programs need them (docs/decisions says why they aren't there by themselves)."""
 
     mode: Literal["gateway", "none"] = "gateway"
     ranges: Ranges = []
     host_network: bool = False
+    proxy: bool = False
     run: Names = Names()
     fetch: Names = Names()
     rule: Annotated[list[Rule], Field(max_length=200)] = []
@@ -192,6 +194,8 @@ class Network(Section):
         named = bool(self.run.allow or self.run.any_name or self.rule)
         if self.mode == "none" and (named or self.host_network):
             raise ValueError('mode = "none" beside names or host_network that steps may reach')
+        if self.mode == "none" and self.proxy:
+            raise ValueError('mode = "none" beside proxy = true: there would be nothing behind the proxy')
         if self.host_network and named:
             raise ValueError("host_network = true gives steps everything, beside names that they alone may reach")
         if len({port for entry in self.entries() for port in entry.ports}) > PORTS_LIMIT:

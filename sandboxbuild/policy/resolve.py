@@ -86,6 +86,7 @@ def isolation_of(policy: Policy, profile: str, runtime: str) -> Isolation:
         step_timeout_s=limits.step_timeout or 0.0,
         host_network=document.network.host_network,
         cpus=limits.cpu or 0.0,
+        proxy=document.network.proxy,
     )
     return Isolation(
         profile=profile,

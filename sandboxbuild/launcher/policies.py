@@ -1,0 +1,73 @@
+"""Which policy a build has: profile, policy file and command line, put together before anything is started."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from sandboxbuild.errors import PolicyError, UsageError
+from sandboxbuild.launcher.settings import BuildSettings
+from sandboxbuild.policy.isolation import Allow, Isolation
+
+
+def resolve_policy(settings: BuildSettings, environ: Mapping[str, str], facts: Collection[str] = ()) -> Isolation:
+    """What the build is confined to. `facts` are what probes found on this host (see runtimes/*.toml).
+
+    Raises PolicyError for a profile or policy that is faulty or that the runtime doesn't enforce, and for a network that the
+    policy doesn't grant; UsageError for an --allow-host that names no host.
+    """
+    from sandboxbuild.policy.library import library  # pydantic comes with it: a tenth of a second that --help needn't pay
+    from sandboxbuild.policy.profile import load_policy, load_profile
+    from sandboxbuild.policy.resolve import resolve
+    from sandboxbuild.policy.runtime import load_runtime
+
+    found = library(environ)
+    profile = load_profile(found, settings.profile)
+    policy = load_policy(settings.policy_file) if settings.policy_file else None
+    runtime = load_runtime(found, profile.runtime)
+    isolation = resolve(profile, policy, runtime.name, runtime.enforced(facts), learning=bool(settings.learn))
+    isolation = with_hosts(isolation, allowed_hosts(settings.allow_hosts))
+    return with_network(isolation, settings.network)
+
+
+def allowed_hosts(texts: Sequence[str]) -> tuple[Allow, ...]:
+    """The values of --allow-host as entries of a policy. Raises UsageError."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from sandboxbuild.policy.network import Entry
+
+    adapter = TypeAdapter(Entry)
+    entries = []
+    for text in texts:
+        try:
+            entries.append(adapter.validate_python(text).value())
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise UsageError(f"--allow-host: {reason}", hint="--allow-host files.example.com:443") from error
+    return tuple(entries)
+
+
+def with_hosts(isolation: Isolation, hosts: tuple[Allow, ...]) -> Isolation:
+    """The same with more names for all steps. Raises PolicyError where steps have no names at all."""
+    from sandboxbuild.policy.resolve import served_ports
+
+    if not hosts:
+        return isolation
+    if isolation.step.network == "none":
+        raise PolicyError("--allow-host names hosts for steps, and the policy gives steps no network")
+    network = isolation.network._replace(run=(*hosts, *isolation.network.run))
+    return isolation._replace(network=network, step=isolation.step._replace(allowed_ports=served_ports(network)))
+
+
+def with_network(isolation: Isolation, mode: str) -> Isolation:
+    """The same with the network of --network: default, none or host. Raises PolicyError for a host's that isn't granted."""
+    step = isolation.step
+    if mode == "none":
+        step = step._replace(network="none", allowed_ports=(), host_network=False)
+    elif mode == "host":
+        if not step.host_network:
+            raise PolicyError(
+                "--network=host is not allowed by the policy",
+                hint="a --policy-file with [network] host_network = true allows it",
+            )
+        step = step._replace(network="host")
+    return isolation._replace(step=step)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
+from sandboxbuild.errors import ContextError
 from sandboxbuild.executor.channel import EventChannel
 from sandboxbuild.executor.layers import LayerRef, Readable, Rootfs
 from sandboxbuild.oci.config import ImageConfig, decode_config
-from sandboxbuild.oci.descriptor import Descriptor
+from sandboxbuild.oci.descriptor import INDEX_TYPES, MANIFEST_TYPES, Descriptor
+from sandboxbuild.oci.digest import parse_digest
+from sandboxbuild.oci.documents import MAX_DOCUMENT_BYTES
 from sandboxbuild.oci.image import image_of
-from sandboxbuild.oci.manifest import Manifest
+from sandboxbuild.oci.manifest import MAX_MANIFESTS, Manifest, decode
 from sandboxbuild.oci.mutate import platform_of
 from sandboxbuild.oci.platform import matches, parse_platform
 from sandboxbuild.oci.reference import Reference, parse_reference
@@ -21,6 +24,8 @@ from sandboxbuild.registry import Transport
 from sandboxbuild.registry.pull import ResolvedImage, resolve_image, stream_unverified
 from sandboxbuild.registry.repository import Repository
 from sandboxbuild.store import Store
+
+LAYOUT_SCHEME: Final = "oci-layout://"  # followed by the digest under which the store has the image
 
 
 class ResolvedBase(NamedTuple):
@@ -53,13 +58,21 @@ class Bases:
         key = (base.reference, platform)
         with self._lock:
             if key not in self._known:
-                self._known[key] = self._resolve(parse_reference(base.reference), platform)
+                self._known[key] = self._resolve(base.reference, platform)
             return self._known[key]
 
     def open_blob(self, remote: tuple[str, str], descriptor: Descriptor, on_bytes: Callable[[int], None]) -> Readable:
         return stream_unverified(Repository(self._transport, *remote), descriptor, on_bytes)
 
-    def _resolve(self, reference: Reference, platform: str) -> ResolvedBase:
+    def _resolve(self, text: str, platform: str) -> ResolvedBase:
+        if text.startswith(LAYOUT_SCHEME):
+            with self._channel.vertex("base", f"resolve {text}"):
+                found = layout_image(self._store, text.removeprefix(LAYOUT_SCHEME), platform)
+                self._channel.emit(BaseResolved(text, platform, found.digest))
+                return found
+        return self._resolve_reference(parse_reference(text), platform)
+
+    def _resolve_reference(self, reference: Reference, platform: str) -> ResolvedBase:
         with self._channel.vertex("base", f"resolve {reference.familiar}"):
             found = None if self._fresh else stored_image(self._store, reference, platform)
             if found is None:
@@ -80,13 +93,45 @@ def resolved_base(image: ResolvedImage) -> ResolvedBase:
 
 def stored_image(store: Store, reference: Reference, platform: str) -> ResolvedBase | None:
     """An image that a build left in this store under that very name, if it is for the platform."""
-    wanted = parse_platform(platform)
     for image in store.images.list():
-        if image.name != str(reference):
-            continue
-        for descriptor, manifest in store.images.manifests(image.descriptor):
-            config = store.images.config(manifest)
-            if matches(platform_of(config), wanted):
-                stored = tuple(LayerRef(layer.descriptor, layer.diff_id) for layer in image_of(manifest, config).layers)
-                return ResolvedBase(descriptor.digest, config, Rootfs(stored))
+        if image.name == str(reference) and (found := _for_platform(store, image.descriptor, platform)) is not None:
+            return found
     return None
+
+
+def layout_image(store: Store, digest: str, platform: str) -> ResolvedBase:
+    """An image that the launcher put into the store for a named context. Raises ContextError for another platform's."""
+    content = store.blobs.read(parse_digest(digest), MAX_DOCUMENT_BYTES)
+    descriptor = Descriptor(decode(content, "").media_type, digest, len(content))
+    found = _for_platform(store, descriptor, platform)
+    if found is None:
+        raise ContextError(f"the OCI layout has no image {digest} for {platform}")
+    return found
+
+
+def _for_platform(store: Store, root: Descriptor, platform: str) -> ResolvedBase | None:
+    """The image of the store that a manifest is, or that an index has, for a platform."""
+    wanted = parse_platform(platform)
+    for descriptor, manifest in _manifests(store, root):
+        config = store.images.config(manifest)
+        if matches(platform_of(config), wanted):
+            stored = tuple(LayerRef(layer.descriptor, layer.diff_id) for layer in image_of(manifest, config).layers)
+            return ResolvedBase(descriptor.digest, config, Rootfs(stored))
+    return None
+
+
+def _manifests(store: Store, root: Descriptor) -> Iterator[tuple[Descriptor, Manifest]]:
+    """The manifests that a descriptor leads to, as far as they are here: a layout may hold some platforms of an index alone."""
+    pending = [root]
+    for _ in range(MAX_MANIFESTS):
+        if not pending:
+            return
+        descriptor = pending.pop(0)
+        if descriptor.platform == "unknown/unknown" or not store.blobs.has(descriptor.digest):
+            continue
+        document = store.images.document(descriptor)
+        if isinstance(document, Manifest):
+            if store.blobs.has(document.config.digest):
+                yield descriptor, document
+        else:
+            pending += [child for child in document.manifests if child.media_type in (*MANIFEST_TYPES, *INDEX_TYPES)]

@@ -9,6 +9,7 @@ from sandboxbuild.launcher.settings import BuildSettings
 from sandboxbuild.oci.reference import parse_reference
 
 DOCKER_IMAGE: str = "docker-image://"
+OCI_LAYOUT: str = "oci-layout://"
 
 
 def lower_options(settings: BuildSettings, platform: str, build_platform: str) -> LowerOptions:
@@ -29,7 +30,8 @@ def pulled_repositories(dockerfile: Dockerfile, settings: BuildSettings, build_p
     references: list[str] = []
     for platform in settings.platforms or ("",):
         options = lower_options(settings, platform, build_platform)
-        references += [image.reference for image in base_images(dockerfile, options)]
+        images = base_images(dockerfile, options)
+        references += [image.reference for image in images if not image.reference.startswith(OCI_LAYOUT)]
     references += [value.removeprefix(DOCKER_IMAGE) for _, value in settings.named_contexts if value.startswith(DOCKER_IMAGE)]
     return repositories(references)
 

@@ -45,6 +45,7 @@ def make_request(
         dockerfile_path=sources.dockerfile_name,
         ignore_file=sources.ignore_file,
         context=sources.context,
+        context_subpath="" if sources.context == "local" else settings.context_subpath,
         named_contexts=sources.named,
         target=settings.target,
         build_args=settings.build_args,

@@ -10,24 +10,32 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final, NamedTuple
 
 from sandboxbuild.errors import ContextError, InputError, LimitExceeded
+from sandboxbuild.gateway.config import FetchGrant
+from sandboxbuild.launcher.archives import STDIN, ArchiveStream, is_archive_name, looks_like_archive, open_archive
+from sandboxbuild.launcher.layouts import SCHEME as LAYOUT_SCHEME
+from sandboxbuild.launcher.layouts import LayoutImage, parse_layout
+from sandboxbuild.launcher.planning import DOCKER_IMAGE
+from sandboxbuild.launcher.remotes import host_grants, is_remote, remote_context
 from sandboxbuild.launcher.settings import BuildSettings
+from sandboxbuild.protocol.request import ARCHIVE_CONTEXT
 from sandboxbuild.system.files import open_in_root, read_limited
 
 DOCKERFILE_LIMIT_BYTES: Final = 1024 * 1024
 _CONTEXT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
-REMOTE_SCHEMES: Final = ("http://", "https://", "git://", "git@", "ssh://", "github.com/")
-UNSUPPORTED_SCHEMES: Final = ("s3://", "gs://", "tar://", "oci-layout://", "docker-image://")
+UNSUPPORTED_SCHEMES: Final = ("s3://", "gs://", "oci-layout://", "docker-image://")
 
 
 class Sources(NamedTuple):
     """What the executor gets to build from.
 
-    `context` is as in BuildRequest: local, none or a URL; `folder` the local context's absolute path, else "".
+    `context` is as in BuildRequest: local, none, archive or a URL; `folder` the local context's absolute path, else "".
     `dockerfile` is None where it lies in a context that isn't here yet. `dockerfile_name` is shown to the user. `named` are the
-    named contexts as the request has them, and `named_folders` (name, absolute path) those of them that are folders here.
+    named contexts as the request has them, and `named_folders` (name, absolute path) those of them that are folders here;
+    `layouts` are images that have yet to be read. `grants` are what the gateway may fetch for all of it.
     """
 
     context: str
@@ -38,39 +46,70 @@ class Sources(NamedTuple):
     note: str = ""
     named: tuple[tuple[str, str], ...] = ()
     named_folders: tuple[tuple[str, str], ...] = ()
+    layouts: tuple[tuple[str, LayoutImage], ...] = ()
+    archive: ArchiveStream | None = None
+    grants: tuple[FetchGrant, ...] = ()
 
 
-def find_sources(settings: BuildSettings, stdin: BinaryIO) -> Sources:
-    """Look at the contexts and read the Dockerfile. Raises ContextError and InputError."""
-    named, folders = _named_contexts(settings.named_contexts)
-    return _main_sources(settings, stdin)._replace(named=named, named_folders=folders)
+def find_sources(settings: BuildSettings, stdin: BinaryIO, environ: Mapping[str, str] = os.environ) -> Sources:
+    """Look at the contexts and read the Dockerfile. Raises ContextError, InputError and UsageError."""
+    secret_ids = [secret.secret_id for secret in settings.secrets]
+    found = _named_contexts(settings.named_contexts, environ, secret_ids)
+    main = _main_sources(settings, stdin, environ)
+    return main._replace(
+        named=found.named,
+        named_folders=found.named_folders,
+        layouts=found.layouts,
+        grants=(*main.grants, *found.grants, *host_grants(secret_ids)),
+    )
 
 
-def _named_contexts(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """(as the request has them, the local folders). A name is a path component inside the sandbox, so it is checked here."""
-    named, folders = [], []
+def _named_contexts(pairs: Sequence[tuple[str, str]], environ: Mapping[str, str], secret_ids: Sequence[str]) -> Sources:
+    """The fields of Sources that named contexts have a part in."""
+    named: list[tuple[str, str]] = []
+    folders: list[tuple[str, str]] = []
+    layouts: list[tuple[str, LayoutImage]] = []
+    grants: list[FetchGrant] = []
     for name, value in pairs:
-        if "://" in value or value.startswith("git@"):
+        if value.startswith(LAYOUT_SCHEME):
+            layouts.append((name, parse_layout(value)))
+            named.append((name, LAYOUT_SCHEME))
+        elif value.startswith(DOCKER_IMAGE):
             named.append((name, value))
-            continue
-        if not _CONTEXT_NAME.fullmatch(name):
-            raise ContextError(f"--build-context {name!r} is no name for a folder")
-        folder = os.path.realpath(value)
-        if not os.path.isdir(folder):
-            raise ContextError(f"--build-context {name}: {value!r} is not a folder that exists")
-        named.append((name, "local"))
-        folders.append((name, folder))
-    return tuple(named), tuple(folders)
+        elif is_remote(value):
+            remote = remote_context(value, environ, secret_ids)
+            named.append((name, remote.where))
+            grants += remote.grants
+        else:
+            named.append((name, "local"))
+            folders.append((name, _named_folder(name, value)))
+    return Sources(
+        "", "", None, "", named=tuple(named), named_folders=tuple(folders), layouts=tuple(layouts), grants=tuple(grants)
+    )
 
 
-def _main_sources(settings: BuildSettings, stdin: BinaryIO) -> Sources:
-    if settings.context == "-":
-        return _dockerfile_alone(settings, stdin)
+def _named_folder(name: str, value: str) -> str:
+    """A named context's real path. The name is a path component inside the sandbox, so it is checked here."""
+    if "://" in value:
+        raise ContextError(f"--build-context {name}: {value.partition('://')[0]}:// is not supported")
+    if not _CONTEXT_NAME.fullmatch(name):
+        raise ContextError(f"--build-context {name!r} is no name for a folder")
+    folder = os.path.realpath(value)
+    if not os.path.isdir(folder):
+        raise ContextError(f"--build-context {name}: {value!r} is not a folder that exists")
+    return folder
+
+
+def _main_sources(settings: BuildSettings, stdin: BinaryIO, environ: Mapping[str, str]) -> Sources:
+    if is_archive_name(settings.context):
+        return _archive(settings, open_archive(settings.context, stdin))
     if settings.context.startswith(UNSUPPORTED_SCHEMES):
         scheme = settings.context.partition("://")[0]
-        raise ContextError(f"a context from {scheme}:// is not supported", hint="give a folder, or an https or git URL")
-    if settings.context.startswith(REMOTE_SCHEMES):
-        return _remote(settings, stdin)
+        raise ContextError(
+            f"a context from {scheme}:// is not supported", hint="give a folder, an archive, or an https or git URL"
+        )
+    if is_remote(settings.context):
+        return _remote(settings, stdin, environ)
     folder = _folder(settings)
     found = _find_dockerfile(settings.dockerfile, folder, stdin)
     return Sources("local", folder, found.text, found.name, found.ignore_file, found.note)
@@ -97,22 +136,29 @@ def _folder(settings: BuildSettings) -> str:
         os.close(inner_fd)
 
 
-def _dockerfile_alone(settings: BuildSettings, stdin: BinaryIO) -> Sources:
-    """`run -`: standard input is a Dockerfile, and there is no context."""
+def _archive(settings: BuildSettings, stream: ArchiveStream) -> Sources:
+    """`-` and tar://: an archive is the context; what is none is a Dockerfile without a context, as docker has it."""
+    if settings.dockerfile == "-":
+        raise ContextError("standard input can't be the Dockerfile as well as the context")
+    if looks_like_archive(stream.first):
+        return Sources(ARCHIVE_CONTEXT, "", None, settings.dockerfile or "Dockerfile", archive=stream)
+    if settings.context not in STDIN:
+        raise ContextError(
+            f"the context {settings.context!r} is no tar archive", hint="plain, gzip, bzip2, xz and zstd are read"
+        )
     if settings.dockerfile:
         raise ContextError("with - as the context, standard input is the Dockerfile, so --file can't be given")
-    text = _read_stdin(stdin)
-    if text[:2] == b"\x1f\x8b" or text[257:262] == b"ustar" or text[:4] == b"\x28\xb5\x2f\xfd":
-        raise ContextError("a context as an archive on standard input is not supported", hint="unpack it, and give the folder")
+    text = stream.first + stream.rest.read(DOCKERFILE_LIMIT_BYTES + 1 - len(stream.first))
+    if len(text) > DOCKERFILE_LIMIT_BYTES:
+        raise LimitExceeded(f"standard input has more than {DOCKERFILE_LIMIT_BYTES} bytes")
     return Sources("none", "", text, "Dockerfile")
 
 
-def _remote(settings: BuildSettings, stdin: BinaryIO) -> Sources:
-    if settings.context_subpath:
-        raise ContextError("--context-sub-path is for folders", hint="write URL#REF:FOLDER for git")
+def _remote(settings: BuildSettings, stdin: BinaryIO, environ: Mapping[str, str]) -> Sources:
+    remote = remote_context(settings.context, environ, [secret.secret_id for secret in settings.secrets])
     if settings.dockerfile == "-":
-        return Sources(settings.context, "", _read_stdin(stdin), "Dockerfile")
-    return Sources(settings.context, "", None, settings.dockerfile or "Dockerfile")
+        return Sources(remote.where, "", _read_stdin(stdin), "Dockerfile", grants=remote.grants)
+    return Sources(remote.where, "", None, settings.dockerfile or "Dockerfile", grants=remote.grants)
 
 
 class _Found(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -66,10 +67,36 @@ def test_a_dash_as_context_is_a_dockerfile_alone() -> None:
     assert (found.context, found.folder, found.dockerfile) == ("none", "", b"FROM stdin")
 
 
-@pytest.mark.parametrize("archive", [b"\x1f\x8b\x08", b"\0" * 257 + b"ustar\0"])
-def test_an_archive_on_standard_input_is_refused(archive: bytes) -> None:
-    with pytest.raises(ContextError, match="archive"):
-        find(Path("-"), stdin=archive)
+def small_tar() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("Dockerfile"))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("archive", [b"\x1f\x8b\x08" + bytes(20), b"\x28\xb5\x2f\xfd" + bytes(20), small_tar()])
+@pytest.mark.parametrize("context", ["-", "tar://stdin"])
+def test_an_archive_on_standard_input_is_the_context(context: str, archive: bytes) -> None:
+    found = find_sources(BuildSettings(context=context, dockerfile="docker/File"), io.BytesIO(archive))
+    assert (found.context, found.dockerfile, found.dockerfile_name) == ("archive", None, "docker/File")
+    assert found.archive is not None
+    assert found.archive.first + found.archive.rest.read() == archive
+
+
+def test_an_archive_may_be_a_file_of_the_operators(tmp_path: Path) -> None:
+    (tmp_path / "context.tar").write_bytes(small_tar())
+    assert find_sources(BuildSettings(context=f"tar://{tmp_path}/context.tar"), io.BytesIO()).context == "archive"
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "absent", "."])
+def test_a_file_that_is_no_archive_is_no_context(context: Path, name: str) -> None:
+    with pytest.raises(ContextError):
+        find_sources(BuildSettings(context=f"tar://{context}/{name}"), io.BytesIO())
+
+
+def test_a_dockerfile_and_a_context_cannot_both_be_standard_input() -> None:
+    with pytest.raises(ContextError, match="standard input"):
+        find_sources(BuildSettings(context="-", dockerfile="-"), io.BytesIO(small_tar()))
 
 
 @pytest.mark.parametrize("target", ["../secret", "/etc/hostname", "../../../../etc/hostname"])

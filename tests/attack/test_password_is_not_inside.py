@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 CANARY = "canary-f3b1c7d29e8a"
 BUSYBOX = Path("/usr/bin/busybox") if Path("/usr/bin/busybox").exists() else Path("/bin/busybox")
-FILE_LIMIT_BYTES = 64 * 1024 * 1024
+PIECE_BYTES = 16 * 1024 * 1024
+OVERLAP_BYTES = 1024
 
 
 def needles(password: str) -> list[bytes]:
@@ -44,7 +46,7 @@ def _user_namespace(pid: int) -> str:
 
 
 def memory_of(pid: int) -> Iterator[bytes]:
-    """Every readable mapping of a process."""
+    """Every readable mapping of a process, in pieces that overlap."""
     for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
         span, permissions, *_ = line.split()
         if not permissions.startswith("r") or line.endswith(("[vvar]", "[vsyscall]", "[vvar_vclock]")):
@@ -52,10 +54,20 @@ def memory_of(pid: int) -> Iterator[bytes]:
         start, end = (int(part, 16) for part in span.split("-"))
         try:
             with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-                memory.seek(start)
-                yield memory.read(min(end - start, FILE_LIMIT_BYTES))
+                for offset in range(start, end, PIECE_BYTES):
+                    memory.seek(offset)
+                    yield memory.read(min(end - offset, PIECE_BYTES + OVERLAP_BYTES))
         except OSError:
             continue
+
+
+def pieces_of(path: str) -> Iterator[bytes]:
+    """A file in pieces that overlap."""
+    with open(path, "rb", buffering=0) as stream:
+        before = b""
+        while chunk := stream.read(PIECE_BYTES):
+            yield before + chunk
+            before = chunk[-OVERLAP_BYTES:]
 
 
 def view_of(pid: int) -> Iterator[tuple[str, bytes]]:
@@ -66,21 +78,22 @@ def view_of(pid: int) -> Iterator[tuple[str, bytes]]:
         yield "memory", chunk
     root = f"/proc/{pid}/root/"
     for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if os.path.join(folder, name) not in (root + "proc", root + "sys", root + "dev")]
+        folders[:] = [name for name in folders if os.path.join(folder, name) not in (root + "proc", root + "sys")]
         for name in files:
             path = os.path.join(folder, name)
             if os.path.isfile(path) and not os.path.islink(path):
-                with open(path, "rb") as stream:
-                    yield path.removeprefix(root), stream.read(FILE_LIMIT_BYTES)
+                for piece in pieces_of(path):
+                    yield path.removeprefix(root), piece
 
 
-def search(store: Path, wanted: list[bytes]) -> tuple[list[str], int]:
-    """Where the needles are in the sandbox, and how many things were looked at."""
-    hits, looked = [], 0
+def search(store: Path, wanted: list[bytes]) -> tuple[list[str], Counter[str]]:
+    """Where the needles are in the sandbox, and what was looked at: pieces by the place they are in, and all of them."""
+    hits: list[str] = []
+    looked: Counter[str] = Counter()
     for pid in sandbox_processes(store):
         try:
             for name, data in view_of(pid):
-                looked += 1
+                looked.update((name, "all"))
                 hits += [f"{pid} {name}" for needle in wanted if needle in data]
         except OSError:
             continue
@@ -113,7 +126,7 @@ def test_the_password_is_nowhere_in_the_sandbox(builder: Builder, basic_registry
     builder.environment["SSL_CERT_FILE"] = str(authority)
     thread, logs = push_in_background(builder, f"{host}/team/secretive:1", DOCKERFILE)
     hits: list[str] = []
-    looks = 0
+    looks: Counter[str] = Counter()
     wait_until(lambda: sandbox_processes(builder.store) or not thread.is_alive(), what="the sandbox")
     while thread.is_alive():
         found, looked = search(builder.store, needles(password))
@@ -121,8 +134,14 @@ def test_the_password_is_nowhere_in_the_sandbox(builder: Builder, basic_registry
         looks += looked
     thread.join()
     assert "ERROR" not in logs[0], logs[0]
-    assert looks > 100, "the search saw the sandbox"
+    assert "push to the registry" in logs[0]
+    assert looks["memory"] > 100, "the search saw the sandbox's memory"
+    assert looks["all"] - looks["memory"] > 500, "and its files"
+    assert any(name.startswith("sandboxbuild/store/blobs") for name in looks)
     assert hits == []
+    (config / "config.json").unlink()
+    refused = builder("run", "-t", f"{host}/team/secretive:2", "--push", builder.folder / "context")
+    assert refused.status == 5, "the push needed the password"
 
 
 def test_the_search_finds_what_is_there(builder: Builder) -> None:

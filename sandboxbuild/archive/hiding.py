@@ -13,6 +13,7 @@ from sandboxbuild.system.files import link_path, remove_tree
 
 OPAQUE_XATTR: Final = "user.overlay.opaque"
 OPAQUE_VALUE: Final = b"y"
+_TRUSTED_OPAQUE: Final = "trusted.overlay.opaque"
 
 
 class Hiding(Protocol):
@@ -140,4 +141,9 @@ def hiding(whiteouts: str) -> Hiding:
 
 
 def _set_opaque(fd: int) -> None:
+    """The trusted attribute is the one that gVisor's overlay knows; Linux refuses it to user namespaces and needs it not."""
     os.setxattr(link_path(fd), OPAQUE_XATTR, OPAQUE_VALUE)
+    try:
+        os.setxattr(link_path(fd), _TRUSTED_OPAQUE, OPAQUE_VALUE)
+    except OSError:
+        pass

@@ -10,7 +10,7 @@ import os
 import stat
 
 from sandboxbuild.archive.directories import shown
-from sandboxbuild.archive.scan import keeps_xattr
+from sandboxbuild.archive.scan import CAPABILITY_STAND_IN, CAPABILITY_XATTR, keeps_xattr
 from sandboxbuild.errors import IsolationError, SandboxbuildError
 from sandboxbuild.system.files import link_path
 
@@ -94,6 +94,9 @@ def _set_xattr(fd: int, name: str, value: bytes, path: bytes) -> None:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
+        if name == CAPABILITY_XATTR and error.errno == errno.EOPNOTSUPP:
+            os.setxattr(fd, CAPABILITY_STAND_IN, value)  # gVisor has no file capabilities; the layer keeps them
+            return
         raise SandboxbuildError(
             f"{shown(path)} can't get its attribute {name!a}: {error.strerror}",
             hint="the store has to lie on a filesystem that holds extended attributes",

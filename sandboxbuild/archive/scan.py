@@ -17,6 +17,7 @@ OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOE
 CAPABILITY_XATTR: Final = "security.capability"
 OVERLAY_XATTRS: Final = "user.overlay."
 _OWN_PREFIX: Final = "user.sandboxbuild."
+CAPABILITY_STAND_IN: Final = f"{_OWN_PREFIX}capability"  # where the kernel has no file capabilities
 _NO_XATTRS: Final = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM)
 MAX_ENTRIES: Final = 5_000_000
 MAX_DEPTH: Final = 512
@@ -124,5 +125,9 @@ def _xattrs(place: int | bytes) -> tuple[tuple[str, bytes], ...]:
         raise
     if not names:
         return ()
-    wanted = sorted(name for name in names if keeps_xattr(name) or name == PLACEHOLDER_XATTR)
-    return tuple((name, os.getxattr(place, name, follow_symlinks=follow)) for name in wanted)
+    wanted = sorted(name for name in names if keeps_xattr(name) or name in (PLACEHOLDER_XATTR, CAPABILITY_STAND_IN))
+    found = {name: os.getxattr(place, name, follow_symlinks=follow) for name in wanted}
+    if CAPABILITY_STAND_IN in found:
+        found.setdefault(CAPABILITY_XATTR, found.pop(CAPABILITY_STAND_IN))
+        wanted = sorted(found)
+    return tuple((name, found[name]) for name in wanted)

@@ -15,6 +15,7 @@ from sandboxbuild.executor.copies import Copies
 from sandboxbuild.executor.image import assemble_stage, rfc3339
 from sandboxbuild.executor.layers import LayerRef, Layers
 from sandboxbuild.executor.mounts import RunMounts
+from sandboxbuild.executor.places import place_layers
 from sandboxbuild.executor.publish import Publisher
 from sandboxbuild.executor.remote import RemoteFiles
 from sandboxbuild.executor.results import StageResult, StageResults
@@ -37,6 +38,7 @@ from sandboxbuild.store import Store
 def build(request: BuildRequest, runner: StepRunner, channel: EventChannel) -> BuildSucceeded:
     """Build all platforms, push, and tag in the store. Raises SandboxbuildError."""
     store = Store(STORE_PATH, create=False, build_id=request.build_id)
+    place_layers(store)
     uplink = Uplink(UplinkAddress(UPLINK_PATH))
     publisher = Publisher(store, UplinkTransport(uplink), channel, request.pushes)
     try:

@@ -20,12 +20,14 @@ from sandboxbuild.executor.run import StepRunner, Zygote
 from sandboxbuild.protocol.channel import EventWriter, read_request
 from sandboxbuild.protocol.events import BuildFailed
 from sandboxbuild.protocol.request import BuildRequest
+from sandboxbuild.system.capabilities import take_identity
 
 OUT_OF_DISK = frozenset({28, 122})  # ENOSPC, EDQUOT
 
 
 def main() -> int:
     """Always ends with BuildSucceeded or BuildFailed, unless it is killed; the exit status is 0 then."""
+    take_identity()
     zygote = Zygote.start()
     runner = StepRunner(zygote)
     request = read_request(sys.stdin.buffer)

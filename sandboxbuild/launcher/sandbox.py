@@ -29,7 +29,10 @@ GRACE_S: Final = 3.0  # for an executor to end by itself once its standard input
 
 
 class SandboxPlan(NamedTuple):
-    """All that decides what the sandbox is. `network` is none or host, as in SandboxSpec."""
+    """All that decides what the sandbox is. `network` is none or host, `scratch` a folder of the build's, as in SandboxSpec.
+
+    `connects_as_root` says that the executor's connections to the gateway come from the host id of the sandbox's 0.
+    """
 
     build_id: str
     sources: Sources
@@ -37,6 +40,8 @@ class SandboxPlan(NamedTuple):
     bundle: Bundle
     store: str
     network: str
+    scratch: str = ""
+    connects_as_root: bool = False
 
 
 @contextmanager
@@ -48,9 +53,10 @@ def started_sandbox(
     Gateway and sandbox start side by side; the executor asks nothing of the gateway before it gets its request.
     """
     uid, gid = outside_id(plan.ids.uids, plan.ids.identity), outside_id(plan.ids.gids, plan.ids.identity)
+    peer = outside_id(plan.ids.uids, 0) if plan.connects_as_root else uid
     with ExitStack() as stack:
         folder = stack.enter_context(uplink_folder(uid, gid))
-        config = gateway._replace(socket_path=f"{folder}/{os.path.basename(UPLINK_PATH)}", socket_uid=uid, peer_uids=(uid,))
+        config = gateway._replace(socket_path=f"{folder}/{os.path.basename(UPLINK_PATH)}", socket_uid=uid, peer_uids=(peer,))
         starting = _StartingGateway(config)
         stack.callback(starting.close)
         sandbox = runtime.launch(sandbox_spec(plan, folder))
@@ -98,7 +104,7 @@ def sandbox_spec(plan: SandboxPlan, uplink: str) -> SandboxSpec:
         gid_ranges=gid_ranges,
         identity=plan.ids.identity,
         network=plan.network,
-        scratch="",
+        scratch=plan.scratch,
     )
 
 

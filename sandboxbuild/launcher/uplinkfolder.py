@@ -31,6 +31,8 @@ def uplink_folder(uid: int, gid: int, environ: Mapping[str, str] = os.environ) -
         try:
             if os.geteuid() == 0:
                 os.fchown(folder_fd, uid, gid)
+                # The socket gets the group, too: a capability of the sandbox counts only where both ids are its own.
+                os.fchmod(folder_fd, 0o2700)
             yield f"{parent}/{name}"
         finally:
             remove_tree(parent_fd, name)

@@ -39,14 +39,22 @@ class Condition(Section):
 
 
 class Probe(Section):
-    """[probe]: `binary` with `arguments` must succeed; `minimum` is the oldest version, a date or numbers with dots."""
+    """[probe]: `binary` with `arguments` must succeed; `minimum` is the oldest version, a date or numbers with dots.
+
+    `alternatives` are further arguments of which the first that a sandbox starts with is used.
+    """
 
     arguments: list[str] = []
     minimum: str = ""
+    alternatives: list[list[str]] = []
 
 
 class RuntimeFile(Section):
-    """The file's keys. `driver` is a module of runtimes; `arguments` go before the driver's own."""
+    """The file's keys. `driver` is a module of runtimes; `arguments` go before the driver's own.
+
+    `peer` says who connects to the host's sockets when the executor does: itself, or a process of the runtime's own that is
+    the sandbox's id 0 outside.
+    """
 
     description: Annotated[str, Field(min_length=1, max_length=300)]
     driver: Literal["namespaces", "ocicli", "containerd", "kubernetes"]
@@ -56,6 +64,7 @@ class RuntimeFile(Section):
     enforces: list[Claim]
     when: dict[str, Condition] = {}
     needs: list[str] = []
+    peer: Literal["executor", "root"] = "executor"
     probe: Probe = Probe()
 
 

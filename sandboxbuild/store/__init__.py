@@ -83,6 +83,13 @@ class Store:
             self._hashes = FileHashes(self._scratch)
         return self._hashes
 
+    def keep_layers_at(self, path: str) -> None:
+        """Keep this process's unpacked layers below `path`, for itself: where the store's filesystem can't hold them as they
+        are (no whiteouts, no attributes). Call before anything uses `layers`. Raises UsageError.
+        """
+        make_skeleton(path, os.geteuid(), os.getegid(), "")
+        self.layers = Layers(Scratch(Root(path), self._scratch.build_id))
+
     @property
     def scratch(self) -> str:
         """A folder (0700) for whatever this build has under way, on the same mount as all the rest."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.integration.registry_fixtures import running_registry
 from tests.support.builder import Builder, run_tool
 from tests.support.images import debian_layout
 
@@ -46,19 +48,27 @@ CMD ["/venv/bin/python", "app.py"]
 """
 
 
-@pytest.fixture
-def pushing(builder: Builder, registry: str) -> Builder:
-    """A builder with a registry that holds `debian`."""
-    run_tool("skopeo", "copy", "--dest-tls-verify=false", f"oci:{debian_layout()}:latest", f"docker://{registry}/debian:12")
-    return builder
+@pytest.fixture(scope="module")
+def pushing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Builder, str]]:
+    """A builder, and the host of a registry that holds `debian`: one for all, so that the base is pulled once."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "registry").mkdir()
+    builder = Builder(folder)
+    with running_registry(folder / "registry") as registry:
+        source = f"oci:{debian_layout()}:latest"
+        run_tool("skopeo", "copy", "--dest-tls-verify=false", source, f"docker://{registry.host}/debian:12")
+        yield builder, registry.host
+    builder.remove_store()
 
 
-def build_push_run(builder: Builder, registry: str, dockerfile: str, files: dict[str, str | bytes], name: str) -> str:
+def build_push_run(pushing: tuple[Builder, str], dockerfile: str, files: dict[str, str | bytes], name: str) -> str:
     """Build and push, let skopeo pull it back, and run it with runc; gives what the program prints."""
+    builder, registry = pushing
     text = dockerfile.format(base=f"{registry}/debian:12")
     context = builder.context({"Dockerfile": text, **files}, name)
     reference = f"{registry}/team/{name}:1.0"
     builder.run("-t", reference, "--push", context)
+    builder.check_nothing_is_left()
     described = json.loads(run_tool("skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"))
     assert described["Architecture"] == "amd64"
     layout = builder.folder / f"{name}-pulled"
@@ -81,21 +91,22 @@ def run_in_runc(layout: Path, bundle: Path) -> str:
         return run_tool("runc", "run", "--bundle", bundle, name)
     finally:
         shutil.rmtree(bundle, ignore_errors=True)
+        shutil.rmtree(layout, ignore_errors=True)
 
 
-def test_apt_installs_a_package(pushing: Builder, registry: str) -> None:
-    assert "libcurl" in build_push_run(pushing, registry, APT, {}, "apt")
+def test_apt_installs_a_package(pushing: tuple[Builder, str]) -> None:
+    assert "libcurl" in build_push_run(pushing, APT, {}, "apt")
 
 
-def test_a_c_program_is_compiled_in_one_stage_and_copied_to_another(pushing: Builder, registry: str) -> None:
+def test_a_c_program_is_compiled_in_one_stage_and_copied_to_another(pushing: tuple[Builder, str]) -> None:
     source = '#include <stdio.h>\nint main(void) { puts("hello from C"); return 0; }\n'
-    assert build_push_run(pushing, registry, C_PROGRAM, {"hello.c": source}, "c").strip() == "hello from C"
+    assert build_push_run(pushing, C_PROGRAM, {"hello.c": source}, "c").strip() == "hello from C"
 
 
-def test_a_python_application_gets_its_requirements(pushing: Builder, registry: str) -> None:
+def test_a_python_application_gets_its_requirements(pushing: tuple[Builder, str]) -> None:
     files: dict[str, str | bytes] = {
         "requirements.txt": "six==1.16.0\n",
         "app.py": "import six, os\nprint('six', six.__version__, os.getuid())\n",
         "certificates.crt": Path("/etc/ssl/certs/ca-certificates.crt").read_bytes(),
     }
-    assert build_push_run(pushing, registry, PYTHON, files, "python").strip() == "six 1.16.0 1000"
+    assert build_push_run(pushing, PYTHON, files, "python").strip() == "six 1.16.0 1000"

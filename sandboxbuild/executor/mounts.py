@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import assert_never
 
-from sandboxbuild.errors import InputError, PolicyError
+from sandboxbuild.errors import InputError
 from sandboxbuild.executor.cachemounts import CacheMounts
 from sandboxbuild.executor.channel import Vertex
 from sandboxbuild.executor.copies import Copies
@@ -31,6 +31,7 @@ from sandboxbuild.registry.uplink import Uplink, read_secret
 
 SECRETS_FOLDER = "/run/secrets"
 SCRIPT_MODE = 0o755
+AGENT_VARIABLE = "SSH_AUTH_SOCK"
 
 
 class RunMounts:
@@ -71,7 +72,7 @@ class RunMounts:
                 case SecretMount():
                     self._secret(mount, mounts, variables)
                 case SshMount():
-                    self._ssh(mount)
+                    self._ssh(mount, mounts, variables, stack, vertex)
                 case _:
                     assert_never(mount)
         mounts += [StepMount("file", path, content=content, mode=SCRIPT_MODE) for path, content in op.scripts]
@@ -114,9 +115,25 @@ class RunMounts:
             target = mount.target or f"{SECRETS_FOLDER}/{mount.secret_id}"
             mounts.append(StepMount("file", target, content=value, mode=mount.mode, uid=mount.uid, gid=mount.gid))
 
-    def _ssh(self, mount: SshMount) -> None:
-        """Without an agent, a mount that isn't required is none, as in BuildKit."""
-        if mount.ssh_id in self._request.ssh:
-            raise PolicyError(f"RUN --mount=type=ssh is not supported yet (id {mount.ssh_id!r})")
-        if mount.required:
-            raise InputError(f"the ssh agent {mount.ssh_id!r} is required, and the build wasn't given it")
+    def _ssh(
+        self,
+        mount: SshMount,
+        mounts: list[StepMount],
+        variables: list[tuple[str, str]],
+        stack: ExitStack,
+        vertex: Vertex,
+    ) -> None:
+        """The agent's socket, and for the first one SSH_AUTH_SOCK. A mount that isn't required is none without an agent."""
+        if mount.ssh_id not in self._request.ssh:
+            if mount.required:
+                raise InputError(
+                    f"the ssh agent {mount.ssh_id!r} is required, and the build wasn't given it",
+                    hint=f"give it with --ssh {mount.ssh_id}",
+                )
+            return
+        from sandboxbuild.executor.ssh import agent_socket
+
+        source = stack.enter_context(agent_socket(self._uplink, mount, str(vertex.number)))
+        mounts.append(StepMount("bind", mount.target, source=source, writable=True))
+        if all(name != AGENT_VARIABLE for name, _ in variables):
+            variables.append((AGENT_VARIABLE, mount.target))

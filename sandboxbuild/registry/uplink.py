@@ -96,6 +96,26 @@ class Uplink:
             raise
         return UplinkResponse(self, connection, answer, rest)
 
+    def tunnel(self, target: str, headers: Mapping[str, str]) -> tuple[socket.socket, bytes]:
+        """A connection that the gateway carries on to what `target` names, and bytes that came with its answer.
+
+        The caller owns it. Raises RegistryError where the gateway refuses it.
+        """
+        connection = self.connect()
+        try:
+            connection.sendall(self._head("GET", target, headers, None))
+            answer, rest = _receive_head(connection, "HEAD")  # what follows the head isn't a body
+            if answer.status != 200:
+                raise RegistryError(f"the gateway refuses {target}", status=answer.status)
+            connection.settimeout(None)
+        except (OSError, MalformedResponse) as error:
+            connection.close()
+            raise _lost(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection, rest
+
     def _head(self, method: str, target: str, headers: Mapping[str, str], body: Body | None) -> bytes:
         fields = {"Host": "gateway", **self.token_headers(), **headers}
         if body is not None or method in ("POST", "PUT", "PATCH"):

@@ -23,6 +23,9 @@ COMMANDS: Final = {
     "rm": ("images", "rm", "Remove images from the store"),
     "prune": ("storage", "prune", "Free space in the store"),
     "du": ("storage", "du", "Show what the store uses"),
+    "policy": ("policy", "policy", "Check, show and compare policy files"),
+    "audit": ("audit", "audit", "Show what builds reached and were refused"),
+    "gateway": ("gateway", "gateway", "Run a gateway by itself"),
     "doctor": ("doctor", "doctor", "Say what this host lacks, and how to mend it"),
     "version": ("version", "version", "Show the version"),
 }

@@ -113,6 +113,7 @@ ISOLATION_FLAGS: Final = (
         group="Isolation",
     ),
     Flag("--store", TEXT, "Folder of the image store", "PATH", group="Isolation"),
+    Flag("--uplink", TEXT, "unix or tcp", choices=("unix", "tcp"), group="Isolation", hidden=True),
     Flag("--snapshotter", TEXT, "auto, overlay or walk", choices=("auto", "overlay", "walk"), group="Isolation", hidden=True),
 )
 

@@ -61,6 +61,7 @@ def build_settings(path: str | None, values: Mapping[str, Any], environ: Mapping
         allow_hosts=tuple(values["allow_host"]),
         audit_log=values["audit_log"] or "",
         learn=values["learn"] or "",
+        uplink=values["uplink"] or "unix",
         store=values["store"] or "",
         snapshotter=values["snapshotter"] or "auto",
         registries=registry_settings(values),

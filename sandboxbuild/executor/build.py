@@ -39,7 +39,7 @@ def build(request: BuildRequest, runner: StepRunner, channel: EventChannel) -> B
     """Build all platforms, push, and tag in the store. Raises SandboxbuildError."""
     store = Store(STORE_PATH, create=False, build_id=request.build_id)
     place_layers(store)
-    uplink = Uplink(UplinkAddress(UPLINK_PATH))
+    uplink = Uplink(uplink_address(request))
     publisher = Publisher(store, UplinkTransport(uplink), channel, request.pushes)
     try:
         platforms = request.platforms or (request.build_platform,)
@@ -179,6 +179,13 @@ class PlatformBuild:
         for layer in result.rootfs.layers:
             self._publisher.layer(layer)
         return assembled
+
+
+def uplink_address(request: BuildRequest) -> UplinkAddress:
+    """Where the gateway is: its socket, or where the request says."""
+    if request.uplink_host:
+        return UplinkAddress(host=request.uplink_host, port=request.uplink_port, token=request.uplink_token)
+    return UplinkAddress(UPLINK_PATH)
 
 
 def lower_options(request: BuildRequest, platform: str) -> LowerOptions:

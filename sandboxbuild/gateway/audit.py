@@ -21,6 +21,7 @@ REFUSE: Final = "refuse"
 PULL: Final = "pull"
 PUSH: Final = "push"
 FETCH: Final = "fetch"
+STEP: Final = "step"  # the stage and text of a step that begins; `name` is the text
 
 
 class Record(NamedTuple):

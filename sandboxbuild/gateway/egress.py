@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from sandboxbuild.gateway.audit import CONNECT, FETCH, REFUSE, AuditLog, Record
+from sandboxbuild.gateway.audit import CONNECT, FETCH, REFUSE, STEP, AuditLog, Record
 from sandboxbuild.gateway.limits import Meter
 from sandboxbuild.gateway.resolver import Resolver, Unresolved
 from sandboxbuild.gateway.rules import RUN, Admitted, Allowed, Asker, Refused, admit, choose
@@ -67,6 +67,7 @@ class Egress:
             if step in self._steps or len(self._steps) >= STEPS_LIMIT:
                 raise ValueError("a step that was declared before, or one too many")
             self._steps[step] = Asker(step, RUN, stage, run)
+        self._audit.write(Record(STEP, step, stage, run))
 
     def asker(self, step: str, kind: str = RUN) -> Asker:
         """Who asks, by the headers of a request. Raises ValueError for headers that name nobody."""

@@ -12,7 +12,7 @@ from typing import IO, Final
 
 from sandboxbuild import errors
 from sandboxbuild.errors import SandboxbuildError
-from sandboxbuild.gateway.audit import Record, read_records
+from sandboxbuild.gateway.audit import RECENT_LIMIT, Record, read_records
 from sandboxbuild.gateway.config import CONFIG_LIMIT_BYTES, GatewayConfig
 from sandboxbuild.protocol.codec import encode
 from sandboxbuild.protocol.frames import write_frame
@@ -24,13 +24,14 @@ _BOOT: Final = "import sys; sys.path[:0] = sys.argv[1:]; from sandboxbuild.gatew
 class Gateway:
     """A running gateway. Use as a context manager, or call close(), which is idempotent.
 
-    `address` is the socket's path or HOST:PORT. Audit records go to `on_record`, on a thread of this class; they are also
-    kept in `records`. The process ends when this object is closed, and when this process dies, however it does.
+    `address` is the socket's path or HOST:PORT. Audit records go to `on_record`, on a thread of this class; the first
+    RECENT_LIMIT are also kept in `records`. The process ends when this object is closed, and when this process dies.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], address: str, lines: IO[bytes], on_record: OnRecord) -> None:
         self.address = address
         self.records: list[Record] = []
+        self._closed = False
         self._process = process
         self._on_record = on_record
         self._reader = threading.Thread(target=self._read, args=(lines,), name="gateway audit", daemon=True)
@@ -57,11 +58,17 @@ class Gateway:
 
     def has_ended(self) -> bool:
         """Whether the process is gone, though nobody closed it."""
-        return self._process.poll() is not None
+        return not self._closed and self._process.poll() is not None
+
+    @property
+    def status(self) -> int:
+        """How an ended process ended: its exit status, or -n for signal n."""
+        return self._process.returncode or 0
 
     def close(self) -> None:
         """End the process, and read what it still says."""
         assert self._process.stdin is not None, "a pipe"
+        self._closed = self._process.poll() is None or self._closed
         self._process.stdin.close()
         try:
             self._process.wait(STOP_TIMEOUT_S)
@@ -74,7 +81,8 @@ class Gateway:
         for line in lines:
             try:
                 for record in read_records([line.decode("utf-8", "replace")]):
-                    self.records.append(record)
+                    if len(self.records) < RECENT_LIMIT:
+                        self.records.append(record)
                     self._on_record(record)
             except ValueError:  # a line that was cut when the process was killed
                 continue

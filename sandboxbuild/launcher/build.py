@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO, Final
 
-from sandboxbuild.errors import DockerfileError, SandboxbuildError, StepFailed
+from sandboxbuild.errors import DockerfileError, PolicyError, SandboxbuildError, StepFailed
 from sandboxbuild.launcher import messages
+from sandboxbuild.launcher.auditing import AuditTrail
 from sandboxbuild.launcher.conversation import Conversation, Observer
 from sandboxbuild.launcher.gatewayconfig import ANY_REPOSITORY, gateway_config
 from sandboxbuild.launcher.interruption import Interruption
@@ -21,19 +22,21 @@ from sandboxbuild.launcher.outcome import BuildOutcome, Record
 from sandboxbuild.launcher.outputs import check_outputs, write_outputs
 from sandboxbuild.launcher.planning import pulled_repositories
 from sandboxbuild.launcher.policies import resolve_policy
-from sandboxbuild.launcher.reports import forget_old, write_failure, write_reports
+from sandboxbuild.launcher.refusals import refusal_hint
+from sandboxbuild.launcher.reports import forget_old, write_failure, write_file, write_reports
 from sandboxbuild.launcher.request import image_names, make_request
-from sandboxbuild.launcher.sandbox import SandboxPlan, started_sandbox
+from sandboxbuild.launcher.sandbox import SandboxPlan, StartedSandbox, started_sandbox
 from sandboxbuild.launcher.settings import BuildSettings
 from sandboxbuild.launcher.sources import Sources, find_sources
 from sandboxbuild.launcher.sshagents import ssh_agents
 from sandboxbuild.launcher.storedsources import stored_sources
 from sandboxbuild.launcher.stores import bundle_folder, open_store
+from sandboxbuild.launcher.syscalls import with_filter
 from sandboxbuild.launcher.verify import verify_result
 from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.platform import host_platform
 from sandboxbuild.policy.isolation import Isolation
-from sandboxbuild.protocol.events import BuildSucceeded, Event, PushCompleted
+from sandboxbuild.protocol.events import BuildFailed, BuildSucceeded, Event, PushCompleted
 from sandboxbuild.protocol.request import BuildRequest
 from sandboxbuild.runtimes.bundle import ensure_bundle
 from sandboxbuild.store import Store
@@ -93,13 +96,15 @@ class _Build:
         self.observe = observe
         self.interruption = interruption
         self.environ = environ
+        self.trail = AuditTrail(settings.audit_log)
         self.deadline = time.monotonic() + settings.timeout_s if settings.timeout_s else None
         self.pushes = image_names((*settings.pushes, *(settings.tags if settings.push_tags else ())), "--destination")
         self.names = tuple(dict.fromkeys((*image_names(settings.tags, "--tag"), *self.pushes)))
 
     def run(self, stdin: BinaryIO) -> BuildOutcome:
         settings = self.settings
-        isolation = resolve_policy(settings, self.environ)
+        cache_folder = bundle_folder(self.environ, is_root=os.geteuid() == 0)
+        isolation = with_filter(resolve_policy(settings, self.environ), cache_folder)
         self._limit_time(isolation.build_timeout_s)
         check_outputs(settings.outputs)
         sources = find_sources(settings, stdin, self.environ)
@@ -111,8 +116,9 @@ class _Build:
             with self.interruption.raising():
                 sources = stored_sources(sources, store)
             request = self._request(sources, isolation, ids.mode)
-            with located(sources):
+            with located(sources), self._audited():
                 result = self._talk(request, isolation, sources, ids, store)
+                self._learn()
             with self.interruption.raising():
                 descriptor = self._verified(store, result)
                 written = write_outputs(store, descriptor, settings.outputs, self.names)
@@ -161,18 +167,45 @@ class _Build:
         host = find_host(isolation.runtime, self.environ, cache_folder)
         bundle = ensure_bundle(cache_folder)
         plan = SandboxPlan(
-            self.build_id, sources, ids, bundle, store.path, network, store.scratch, connects_as_root=host.connects_as_root
+            self.build_id,
+            sources,
+            ids,
+            bundle,
+            store.path,
+            network,
+            store.scratch,
+            connects_as_root=host.connects_as_root,
+            tcp_host=tcp_host(self.settings, isolation),
         )
         with (
             ssh_agents(self.settings.ssh, self.environ) as agents,
-            started_sandbox(plan, gateway._replace(agents=agents), host.runtime, self.interruption) as sandbox,
+            started_sandbox(plan, gateway._replace(agents=agents), host.runtime, self.interruption, self.trail) as started,
         ):
-            talk = Conversation(sandbox, self.interruption, self.observe, deadline=self.deadline)
+            talk = Conversation(started.sandbox, self.interruption, self.observe, deadline=self.deadline)
             try:
-                return talk.run(request)
+                return talk.run(reached_by(request, started))
             finally:
                 if self.environ.get("SANDBOXBUILD_DEBUG"):
                     sys.stderr.buffer.write(bytes(talk.log))
+
+    @contextmanager
+    def _audited(self) -> Iterator[None]:
+        """A step's failure is told with what the gateway refused to it; the log is whole at the end, or that is the error."""
+        try:
+            yield
+        except StepFailed as error:
+            failed = self.record.of(BuildFailed)
+            error.hint = refusal_hint(self.trail.refusals(str(failed[0].vertex))) or error.hint if failed else error.hint
+            raise
+        finally:
+            self.trail.close()
+
+    def _learn(self) -> None:
+        """Write the policy that allows what was asked for, if one is to be learned."""
+        if self.settings.learn:
+            from sandboxbuild.gateway.learn import learn
+
+            write_file(self.settings.learn, learn(self.trail.records))
 
     def _pulls(self, sources: Sources) -> tuple[str, ...]:
         """What the gateway lets through: what the Dockerfile names. Raises DockerfileError before anything is started.
@@ -203,6 +236,23 @@ def located(sources: Sources) -> Iterator[None]:
             lines = sources.dockerfile.decode("utf-8", "replace").split("\n")
             error.source = "\n".join(lines[error.span.line - 1 : max(error.span.line, error.span.end_line)])
         raise
+
+
+def tcp_host(settings: BuildSettings, isolation: Isolation) -> str:
+    """Where the gateway listens for --uplink=tcp. Raises PolicyError where the sandbox couldn't reach it."""
+    if settings.uplink == "unix":
+        return ""
+    if not has_host_network(isolation):
+        raise PolicyError(
+            "--uplink=tcp leads out of the sandbox by the host's network, which the policy doesn't allow",
+            hint="a --policy-file with [network] host_network = true allows it",
+        )
+    return "127.0.0.1"
+
+
+def reached_by(request: BuildRequest, started: StartedSandbox) -> BuildRequest:
+    """The request with the way to the gateway, where it isn't the socket."""
+    return request._replace(uplink_host=started.tcp_host, uplink_port=started.tcp_port, uplink_token=started.token)
 
 
 def has_host_network(isolation: Isolation) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, TypeVar
 
-from sandboxbuild.protocol.events import BaseResolved, Event, PushCompleted, StepTimed, WarningRaised
+from sandboxbuild.protocol.events import BaseResolved, BuildFailed, Event, PushCompleted, StepTimed, WarningRaised
 
 RECORDS_LIMIT: Final = 20_000
 
 Kept = TypeVar("Kept")
+_KEPT: Final = (BaseResolved, BuildFailed, StepTimed, PushCompleted, WarningRaised)
 
 
 class Record:
@@ -20,7 +21,7 @@ class Record:
         self._kept: list[Event] = []
 
     def add(self, event: Event | None) -> None:
-        if isinstance(event, (BaseResolved, StepTimed, PushCompleted, WarningRaised)) and len(self._kept) < RECORDS_LIMIT:
+        if isinstance(event, _KEPT) and len(self._kept) < RECORDS_LIMIT:
             self._kept.append(event)
 
     def of(self, kind: type[Kept]) -> tuple[Kept, ...]:

@@ -53,7 +53,7 @@ def make_request(
         annotations=settings.annotations,
         platforms=settings.platforms,
         build_platform=build_platform,
-        no_cache=settings.no_cache,
+        no_cache=settings.no_cache or bool(settings.learn),  # what isn't run can't be learned
         pull=settings.pull,
         names=names,
         pushes=pushes,

@@ -91,6 +91,7 @@ class BuildSettings(NamedTuple):
     allow_hosts: tuple[str, ...] = ()
     audit_log: str = ""
     learn: str = ""
+    uplink: str = "unix"  # or tcp: how the sandbox reaches the gateway
     store: str = ""
     snapshotter: str = "auto"
     registries: RegistrySettings = RegistrySettings()

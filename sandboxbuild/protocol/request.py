@@ -34,6 +34,7 @@ class BuildRequest(NamedTuple):
     Dockerfile read by the launcher. `names` are the full references that the image gets in the store; `pushes` those of them
     that are pushed. `ids` is "range" (65,536 ids mapped) or "single". `snapshotter` is "auto", "overlay" or "walk".
     `resolv_conf` is for steps that have the host's network.
+    `uplink_host`, `uplink_port` and `uplink_token` say how the gateway is reached where its unix socket can't be ("": it can).
     `compression` is gzip, zstd or uncompressed. `image_format` is oci or docker.
     """
 
@@ -69,3 +70,9 @@ class BuildRequest(NamedTuple):
     jobs: int = 2
     timeout_s: float = 0.0
     isolation: StepIsolation = StepIsolation()
+    uplink_host: str = ""
+    uplink_port: int = 0
+    uplink_token: str = ""
+
+    def __repr__(self) -> str:
+        return f"BuildRequest({self.build_id!r})"

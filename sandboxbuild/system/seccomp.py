@@ -24,12 +24,23 @@ _INSTRUCTION: Final = struct.Struct("=HBBI")  # struct sock_filter: code, jt, jf
 _RETURN, _JUMP = 0x06, 0x05  # BPF_RET | BPF_K, BPF_JMP | BPF_JA
 _RETURN_ALLOW: Final = 0x7FFF0000
 _MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
-_MAX_PROGRAM_BYTES: Final = _MAX_INSTRUCTIONS * 8
+MAX_PROGRAM_BYTES: Final = _MAX_INSTRUCTIONS * 8
+_LIBRARY: Final = "libseccomp.so.2"
+_FOLDERS: Final = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/usr/local/lib", "/lib/{0}-linux-gnu", "/usr/lib/{0}-linux-gnu")
 
 
 def load_program(program: bytes) -> None:
     """Put the calling thread under a compiled filter. Needs SYS_ADMIN in its user namespace, or no_new_privs."""
     libc.seccomp(_SECCOMP_SET_MODE_FILTER, 0, program)
+
+
+def library_version() -> str:
+    """The file name of this host's libseccomp, as in libseccomp.so.2.5.4, without loading it; "" where it isn't found."""
+    for folder in _FOLDERS:
+        path = f"{folder.format(os.uname().machine)}/{_LIBRARY}"
+        if os.path.exists(path):
+            return os.path.basename(os.path.realpath(path))
+    return ""
 
 
 def compile_profile(
@@ -68,7 +79,7 @@ def compile_rules(rules: Rules) -> bytes:
     if not rules.refusals:
         return main
     joined = chain(_filter(seccomp, None, rules.refusals), main)
-    if len(joined) > _MAX_PROGRAM_BYTES:
+    if len(joined) > MAX_PROGRAM_BYTES:
         raise PolicyError(f"the syscall profile needs more than {_MAX_INSTRUCTIONS} instructions")
     return joined
 
@@ -112,7 +123,7 @@ def _filter(seccomp: Any, default: int | None, rules: Sequence[Rule]) -> bytes:
     with open(os.memfd_create("filter", os.MFD_CLOEXEC), "rb") as file:
         made.export_bpf(file)
         file.seek(0)
-        return file.read(_MAX_PROGRAM_BYTES + 1)
+        return file.read(MAX_PROGRAM_BYTES + 1)
 
 
 def _decided(default: int | None, rules: Sequence[Rule]) -> Iterable[Rule]:

@@ -1,4 +1,4 @@
-"""Contexts that aren't folders, named ones of every kind, ADD of repositories and ssh agents, with git's and ssh's own programs."""
+"""Contexts that are no folders, named ones, ADD of repositories, and ssh agents: with git's and ssh's own programs."""
 
 from __future__ import annotations
 

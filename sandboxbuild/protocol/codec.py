@@ -41,6 +41,12 @@ def decode(payload: bytes, types: Iterable[type[Message]]) -> Message:
     raise ProtocolError(f"a message of unknown type {name[:64]!r}")
 
 
+def make_decoders(types: Iterable[type[Any]]) -> None:
+    """Look at the annotations of `types` now, and not when the first of them comes."""
+    for cls in types:
+        _decoder(cls)
+
+
 def untag(payload: bytes) -> tuple[str, dict[str, Any]]:
     """The type's name and the bare JSON object of a message. Only the envelope is checked."""
     document = parse_json(payload)

@@ -21,7 +21,7 @@ from sandboxbuild.archive.reader import TarReader
 from sandboxbuild.archive.scan import OPEN_DIRECTORY
 from sandboxbuild.errors import LimitExceeded, SandboxbuildError
 from sandboxbuild.fstree import whiteout
-from sandboxbuild.system.files import remove_tree
+from sandboxbuild.system.files import hard_link, remove_tree
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -240,10 +240,10 @@ class Unpacker:
 
     def _link(self, source_fd: int, source: bytes, directory_fd: int, name: bytes, path: bytes) -> None:
         try:
-            os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=directory_fd, follow_symlinks=False)
+            hard_link(source_fd, source, directory_fd, name)
         except FileExistsError:
             self._clear(directory_fd, name, path)
-            os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=directory_fd, follow_symlinks=False)
+            hard_link(source_fd, source, directory_fd, name)
 
     def _clear(self, directory_fd: int, name: bytes, path: bytes) -> None:
         """Remove what is in an entry's way, with all below it."""

@@ -30,7 +30,7 @@ from sandboxbuild.fstree.actions import (
 )
 from sandboxbuild.fstree.paths import name_of, parent_of
 from sandboxbuild.system.clock import wall_ns
-from sandboxbuild.system.files import copy_range, link_path, open_beneath, remove_tree, write_all
+from sandboxbuild.system.files import copy_range, hard_link, link_path, open_beneath, remove_tree, write_all
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -188,13 +188,7 @@ class _Writer:
         # Two directories at once: the first is held by a duplicate, as reaching the second may close it.
         existing_fd = os.dup(self._parent(action.existing))
         try:
-            os.link(
-                name_of(action.existing),
-                name_of(action.path),
-                src_dir_fd=existing_fd,
-                dst_dir_fd=self._parent(action.path),
-                follow_symlinks=False,
-            )
+            hard_link(existing_fd, name_of(action.existing), self._parent(action.path), name_of(action.path))
         finally:
             os.close(existing_fd)
 

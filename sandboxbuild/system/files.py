@@ -115,6 +115,20 @@ def write_file(parent_fd: int, name: str | bytes, data: bytes, mode: int) -> Non
         os.close(fd)
 
 
+def hard_link(source_fd: int, source: bytes, target_fd: int, name: bytes) -> None:
+    """link(2) that follows no link, and changes nothing but the number of names.
+
+    gVisor's overlay gives what is linked to whoever links it: then its owner and mode are put back. Raises OSError.
+    """
+    before = os.lstat(source, dir_fd=source_fd)
+    os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
+    after = os.lstat(name, dir_fd=target_fd)
+    if (after.st_uid, after.st_gid) != (before.st_uid, before.st_gid):
+        os.chown(name, before.st_uid, before.st_gid, dir_fd=target_fd, follow_symlinks=False)
+        if not stat.S_ISLNK(before.st_mode):
+            os.chmod(name, stat.S_IMODE(before.st_mode), dir_fd=target_fd)
+
+
 def copy_range(src_fd: int, dst_fd: int, count: int) -> int:
     """Copy up to `count` bytes between two file offsets, inside the kernel where it can; returns how many there were."""
     left = count

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 
 from sandboxbuild.errors import PolicyError, UsageError
+from sandboxbuild.launcher.policycache import kept, policy_key
 from sandboxbuild.launcher.settings import BuildSettings
+from sandboxbuild.launcher.stores import bundle_folder
 from sandboxbuild.policy.isolation import Allow, Isolation
+from sandboxbuild.policy.library import Library, library
 
 
 def resolve_policy(settings: BuildSettings, environ: Mapping[str, str], facts: Collection[str] = ()) -> Isolation:
@@ -15,22 +19,31 @@ def resolve_policy(settings: BuildSettings, environ: Mapping[str, str], facts: C
     Raises PolicyError for a profile or policy that is faulty or that the runtime doesn't enforce, and for a network that the
     policy doesn't grant; UsageError for an --allow-host that names no host.
     """
-    from sandboxbuild.policy.library import library  # pydantic comes with it: a tenth of a second that --help needn't pay
-    from sandboxbuild.policy.profile import load_policy, load_profile
-    from sandboxbuild.policy.resolve import resolve
-    from sandboxbuild.policy.runtime import load_runtime
-
     found = library(environ)
-    profile = load_profile(found, settings.profile)
-    policy = load_policy(settings.policy_file) if settings.policy_file else None
-    runtime = load_runtime(found, profile.runtime)
-    isolation = resolve(profile, policy, runtime.name, runtime.enforced(facts), learning=bool(settings.learn))
+    learning = bool(settings.learn)
+    key = policy_key(found, settings.profile, settings.policy_file, facts, learning=learning)
+    folder = bundle_folder(environ, is_root=os.geteuid() == 0)
+    isolation = kept(folder, key, lambda: read_files(found, settings.profile, settings.policy_file, facts, learning=learning))
     isolation = with_hosts(isolation, allowed_hosts(settings.allow_hosts))
     return with_network(isolation, settings.network)
 
 
+def read_files(found: Library, profile_name: str, policy_file: str, facts: Collection[str], *, learning: bool) -> Isolation:
+    """What profile, policy file and runtime descriptor come to. Raises PolicyError."""
+    from sandboxbuild.policy.profile import load_policy, load_profile  # pydantic comes with it
+    from sandboxbuild.policy.resolve import resolve
+    from sandboxbuild.policy.runtime import load_runtime
+
+    profile = load_profile(found, profile_name)
+    policy = load_policy(policy_file) if policy_file else None
+    runtime = load_runtime(found, profile.runtime)
+    return resolve(profile, policy, runtime.name, runtime.enforced(facts), learning=learning)
+
+
 def allowed_hosts(texts: Sequence[str]) -> tuple[Allow, ...]:
     """The values of --allow-host as entries of a policy. Raises UsageError."""
+    if not texts:
+        return ()
     from pydantic import TypeAdapter, ValidationError
 
     from sandboxbuild.policy.network import Entry

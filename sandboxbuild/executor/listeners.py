@@ -15,15 +15,19 @@ _BACKLOG: Final = 512
 
 
 class StepSockets(NamedTuple):
-    """What is served for one step, all bound in its namespace; `ports` listen on the stand-in addresses of each name."""
+    """What is served for one step, all bound in its namespace; `ports` listen on the stand-in addresses of each name.
+
+    `knocks` tells of connections that were begun, also to other ports (system.knocks); it is None where there is no such thing.
+    """
 
     names_udp: socket.socket
     names_tcp: socket.socket
     proxy: socket.socket
     ports: tuple[socket.socket, ...]
+    knocks: socket.socket | None = None
 
     def close(self) -> None:
-        for one in (self.names_udp, self.names_tcp, self.proxy, *self.ports):
+        for one in (self.names_udp, self.names_tcp, self.proxy, *self.ports, *([self.knocks] if self.knocks else ())):
             one.close()
 
     @property
@@ -50,7 +54,8 @@ def listen(ports: Sequence[int]) -> StepSockets:
 def adopt(descriptors: Sequence[int]) -> StepSockets:
     """The sockets behind descriptors that came from the step's namespace. Raises OSError for what is none."""
     opened = [socket.socket(fileno=number) for number in descriptors]
-    return StepSockets(opened[0], opened[1], opened[2], tuple(opened[3:]))
+    knocks = opened.pop() if opened[-1].family == socket.AF_PACKET else None
+    return StepSockets(opened[0], opened[1], opened[2], tuple(opened[3:]), knocks)
 
 
 def _bind(kind: socket.SocketKind, host: str, port: int) -> socket.socket:

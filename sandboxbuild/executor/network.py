@@ -10,6 +10,7 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -19,10 +20,13 @@ from sandboxbuild.executor.names import StandIns, answer
 from sandboxbuild.executor.proxy import ESTABLISHED, BodyOnly, ProxyRequest, error_answer, read_request
 from sandboxbuild.executor.tunnel import Gateway, Refusal, Tunnel, Tunnelled
 from sandboxbuild.protocol.http1 import BadRequest
+from sandboxbuild.system.knocks import KNOCK_BYTES, read_knock
 from sandboxbuild.system.relay import Cut, Relay
 
 OPENING_LIMIT: Final = 128  # connections that wait for the gateway at once
 NAMES_TIMEOUT_S: Final = 10.0
+KNOCKS_LIMIT: Final = 64  # names and ports that a step asks for though nobody serves them
+KNOCKS_TIMEOUT_S: Final = 2.0
 
 
 class StepNetwork:
@@ -34,6 +38,8 @@ class StepNetwork:
         self._stand_ins = StandIns()
         self._relay = Relay(f"step-{step}")
         self._opening = threading.Semaphore(OPENING_LIMIT)
+        self._served = {one.getsockname()[1] for one in (sockets.names_tcp, sockets.proxy, *sockets.ports)}
+        self._knocked: dict[tuple[str, int], threading.Thread] = {}
         self._halt_read, self._halt_write = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name=f"network-{step}", daemon=True)
 
@@ -58,6 +64,9 @@ class StepNetwork:
         self._halt_write.close()
         if self._thread.is_alive():
             self._thread.join()
+        deadline_s = time.monotonic() + KNOCKS_TIMEOUT_S
+        for asking in self._knocked.values():
+            asking.join(max(0.0, deadline_s - time.monotonic()))
         self._relay.close()
         self._sockets.close()
         self._halt_read.close()
@@ -74,11 +83,17 @@ class StepNetwork:
             for one in (sockets.names_udp, *duties):
                 one.setblocking(False)
                 selector.register(one, selectors.EVENT_READ, duties.get(one))
+            if sockets.knocks is not None:
+                sockets.knocks.setblocking(False)
+                selector.register(sockets.knocks, selectors.EVENT_READ)
             while True:
                 for key, _ in selector.select():
                     if key.fileobj is self._halt_read:
+                        self._hear_knocks()
                         return
-                    if key.data is None:
+                    if key.fileobj is sockets.knocks:
+                        self._hear_knocks()
+                    elif key.data is None:
                         self._answer_datagram(sockets.names_udp)
                     else:
                         self._accept(key.fileobj, key.data)  # type: ignore[arg-type]  # only sockets are registered
@@ -91,6 +106,29 @@ class StepNetwork:
                 channel.sendto(reply, asker)
         except OSError:  # the asker is gone, or its queue is full: it asks again
             pass
+
+    def _hear_knocks(self) -> None:
+        """Ask the gateway for ports on which nobody listens, so that it says why not. A step is told nothing of it."""
+        knocks = self._sockets.knocks
+        for _ in range(KNOCKS_LIMIT if knocks is not None else 0):
+            assert knocks is not None, "else there is nothing to hear"
+            try:
+                address, port = read_knock(knocks.recv(KNOCK_BYTES))
+            except OSError:
+                return
+            name = self._stand_ins.name_of(address)
+            if len(self._knocked) < KNOCKS_LIMIT and name and port not in self._served and (name, port) not in self._knocked:
+                asking = threading.Thread(target=self._ask_in_vain, args=(name, port), daemon=True)
+                self._knocked[name, port] = asking
+                asking.start()
+
+    def _ask_in_vain(self, name: str, port: int) -> None:
+        try:
+            outcome = self._tunnel.connect(name, port)
+        except RegistryError:
+            return
+        if isinstance(outcome, Tunnelled):
+            outcome.connection.close()
 
     def _accept(self, listener: socket.socket, duty: Callable[[socket.socket], None]) -> None:
         try:

@@ -138,7 +138,8 @@ def _user(root: str, text: str) -> ResolvedUser:
 def _listeners(ports: Sequence[int]) -> tuple[tuple[str, str, int], ...]:
     """The sockets of a step's namespace in the order that listeners.adopt expects."""
     fixed = (("udp", NAMESERVER, 53), ("tcp", NAMESERVER, 53), ("tcp", PROXY_HOST, PROXY_PORT))
-    return (*fixed, *(("tcp", "0.0.0.0", port) for port in ports if port != PROXY_PORT))  # noqa: S104 - in the step's namespace
+    served = (("tcp", "0.0.0.0", port) for port in ports if port != PROXY_PORT)  # noqa: S104 - in the step's namespace
+    return (*fixed, *served, ("knocks", "", 0))
 
 
 def is_full(path: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 from sandboxbuild.executor import rootfs
 from sandboxbuild.executor.mountpoints import MadeStub, open_target
 from sandboxbuild.executor.stepspec import STAND_IN_ADDRESS, StepSpec
-from sandboxbuild.system import capabilities, libc, namespaces, netlink, seccomp
+from sandboxbuild.system import capabilities, knocks, libc, namespaces, netlink, seccomp
 from sandboxbuild.system.channels import Channel
 
 _DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -108,17 +108,23 @@ def _open_network(spec: StepSpec) -> list[int]:
     if spec.network == "host":
         return []
     netlink.loopback_up((STAND_IN_ADDRESS,) if spec.network == "gateway" else ())
-    return [_listen(*entry) for entry in spec.listen]
+    return [fd for entry in spec.listen for fd in _listen(*entry)]
 
 
-def _listen(kind: str, address: str, port: int) -> int:
+def _listen(kind: str, address: str, port: int) -> tuple[int, ...]:
+    """The socket of an entry of StepSpec.listen; none for knocks where the kernel has no packet sockets for us."""
+    if kind == "knocks":
+        try:
+            return (knocks.open_knocks().detach(),)
+        except OSError:
+            return ()
     stream = kind == "tcp"
     opened = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM if stream else _socket.SOCK_DGRAM, 0)
     opened.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
     opened.bind((address, port))
     if stream:
         opened.listen(128)
-    return opened.detach()
+    return (opened.detach(),)
 
 
 def enter_directory(path: str) -> None:

@@ -34,8 +34,8 @@ class StepSpec(NamedTuple):
     """One RUN. `root` is where the workspace's merged tree lies; `env` is the whole environment.
 
     `network` is "none", "host" (the executor's) or "gateway": a namespace with loopback and STAND_IN_ADDRESS, in which the
-    sockets of `listen`, (tcp or udp, IPv4 address, port), are opened before the program starts. `resolv_conf` None leaves the
-    image's file. `insecure` unmasks /proc and /sys. `timeout_s` 0 is none.
+    sockets of `listen`, (tcp or udp, IPv4 address, port) or ("knocks", "", 0), are opened before the program starts.
+    `resolv_conf` None leaves the image's file. `insecure` unmasks /proc and /sys. `timeout_s` 0 is none.
     """
 
     root: str

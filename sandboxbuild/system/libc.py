@@ -38,6 +38,7 @@ _NR_CLOSE_RANGE: Final = 436
 _NR_OPENAT2: Final = 437
 _NR_MOUNT_SETATTR: Final = 442
 
+_SOL_SOCKET, _SO_ATTACH_FILTER = 1, 26  # asm-generic/socket.h
 _OpenHow = ctypes.c_uint64 * 3
 _MountAttr = ctypes.c_uint64 * 4
 
@@ -183,14 +184,25 @@ def keyctl(operation: int, arg2: int = 0) -> int:
 
 def seccomp(operation: int, flags: int, program: bytes) -> None:
     """seccomp(2) with a program made of `struct sock_filter`s, 8 bytes each."""
+    _call(_NR_SECCOMP, operation, flags, ctypes.byref(_bpf_program(program)))
+
+
+def attach_filter(fd: int, program: bytes) -> None:
+    """setsockopt(2), SO_ATTACH_FILTER: only packets that the program takes come to the socket (socket(7))."""
+    block = _bpf_program(program)
+    if _lib.setsockopt(fd, _SOL_SOCKET, _SO_ATTACH_FILTER, ctypes.byref(block), ctypes.c_uint(ctypes.sizeof(block))) != 0:
+        raise _error()
+
+
+def _bpf_program(program: bytes) -> ctypes.Structure:
+    """struct sock_fprog over an array of `struct sock_filter`s, which it keeps alive."""
 
     class _Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("filters", ctypes.c_char_p))
 
     if not program or len(program) % 8 or len(program) // 8 > 0xFFFF:
-        raise ValueError("a seccomp program is a non-empty array of 8-byte instructions")
-    block = _Program(len(program) // 8, program)
-    _call(_NR_SECCOMP, operation, flags, ctypes.byref(block))
+        raise ValueError("a BPF program is a non-empty array of 8-byte instructions")
+    return _Program(len(program) // 8, program)
 
 
 def close_range(first: int, last: int) -> None:

@@ -69,7 +69,7 @@ def _serve(channel: Channel) -> int:
     if received is None:
         return _KILLED
     setup = Setup(received[0])
-    _attempt("make a user namespace", namespaces.unshare, namespaces.NEWUSER)
+    _unshare_user()
     channel.send(("unshared",))
     received = channel.receive()  # the driver has written the maps, and gives the mounts that only root can make
     if received is None:
@@ -84,6 +84,15 @@ def _serve(channel: Channel) -> int:
     for fd in (0, 1, 2, *received[1]):
         os.close(fd)
     return _watch(channel, init)
+
+
+def _unshare_user() -> None:
+    try:
+        namespaces.unshare(namespaces.NEWUSER)
+    except PermissionError:
+        if os.geteuid() == 0:  # what root in a chroot is refused, it gets outside of one
+            _attempt("leave a chroot", mounts.leave_chroot)
+        _attempt("make a user namespace", namespaces.unshare, namespaces.NEWUSER)
 
 
 def _unshare_the_rest(setup: Setup) -> None:

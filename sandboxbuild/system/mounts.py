@@ -35,6 +35,7 @@ ATTR_IDMAP: Final = 0x100000
 
 _OPEN_TREE_CLONE: Final = 1
 _OPEN_TREE_CLOEXEC: Final = os.O_CLOEXEC
+_CLONE_NEWNS: Final = 0x00020000
 _MOVE_F_EMPTY_PATH: Final = 0x04
 _MOVE_T_EMPTY_PATH: Final = 0x40
 _FSOPEN_CLOEXEC: Final = 1
@@ -297,3 +298,26 @@ def pivot_into(new_root: Place) -> None:
     libc.pivot_root(".", ".")
     libc.umount2(".", MNT_DETACH)
     os.chdir("/")
+
+
+def leave_chroot() -> None:
+    """Make the directory that chroot(2) made the root the root of a mount namespace of its own, where nothing else is mounted.
+
+    A process in a chroot may not make a user namespace (user_namespaces(7), EPERM); after this it isn't in one, and sees no
+    more than before. For a single-threaded process with CAP_SYS_ADMIN and CAP_SYS_CHROOT; needs /proc. Raises OSError.
+    """
+    libc.unshare(_CLONE_NEWNS)
+    root_fd = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    namespace_fd = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        libc.setns(namespace_fd, _CLONE_NEWNS)  # joining a mount namespace, even one's own, leaves the chroot (setns(2))
+        make_private()
+        tree = clone_tree(root_fd, recursive=True)
+        try:
+            attach(tree, root_fd)
+            pivot_into(tree)
+        finally:
+            os.close(tree)
+    finally:
+        os.close(namespace_fd)
+        os.close(root_fd)

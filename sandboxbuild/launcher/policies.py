@@ -61,10 +61,10 @@ def allowed_hosts(texts: Sequence[str]) -> tuple[Allow, ...]:
 
 def with_hosts(isolation: Isolation, hosts: tuple[Allow, ...]) -> Isolation:
     """The same with more names for all steps. Raises PolicyError where steps have no names at all."""
-    from sandboxbuild.policy.resolve import served_ports
-
     if not hosts:
         return isolation
+    from sandboxbuild.policy.resolve import served_ports
+
     if isolation.step.network == "none":
         raise PolicyError("--allow-host names hosts for steps, and the policy gives steps no network")
     network = isolation.network._replace(run=(*hosts, *isolation.network.run))

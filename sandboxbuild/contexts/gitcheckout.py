@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from sandboxbuild.contexts.gitobjects import BLOB, TREE, TreeEntry, parse_tree, shown
@@ -18,6 +19,9 @@ _LINK_LIMIT_BYTES = 4095
 class Objects(Protocol):
     def read(self, wanted: bytes, kind: int, /) -> bytes:
         """The content of an object. Raises ContextError where it isn't there."""
+
+    def pieces(self, wanted: bytes, /) -> Iterator[bytes]:
+        """A file's content in pieces. Raises ContextError likewise."""
 
 
 class CheckoutLimits(NamedTuple):
@@ -101,15 +105,13 @@ class Checkout:
         os.mkdir(name, 0o755, dir_fd=directory_fd)
 
     def _leaf(self, directory_fd: int, entry: TreeEntry, path: bytes) -> None:
-        content = self._objects.read(entry.object_id, BLOB)
-        self._bytes += len(content)
-        if self._bytes > self._limits.total_bytes:
-            raise LimitExceeded(f"the repository's files have more than {self._limits.total_bytes} bytes")
         if entry.is_symlink:
-            self._symlink(directory_fd, entry.name, content, path)
+            target = self._objects.read(entry.object_id, BLOB)
+            self._symlink(directory_fd, entry.name, target, path)
+            size = len(target)
         else:
-            self._file(directory_fd, entry, content)
-        self.written.append(Written(path, entry, len(content)))
+            size = self._file(directory_fd, entry)
+        self.written.append(Written(path, entry, size))
 
     def _symlink(self, directory_fd: int, name: bytes, target: bytes, path: bytes) -> None:
         if not target or b"\0" in target or len(target) > _LINK_LIMIT_BYTES:
@@ -119,16 +121,24 @@ class Checkout:
             os.chown(name, *self._owner, dir_fd=directory_fd, follow_symlinks=False)
         os.utime(name, ns=self._times_ns, dir_fd=directory_fd, follow_symlinks=False)
 
-    def _file(self, directory_fd: int, entry: TreeEntry, content: bytes) -> None:
+    def _file(self, directory_fd: int, entry: TreeEntry) -> int:
+        """Write a file; gives its size."""
         descriptor = os.open(entry.name, _NEW_FILE, 0o600, dir_fd=directory_fd)
+        size = 0
         try:
-            write_all(descriptor, content)
+            for piece in self._objects.pieces(entry.object_id):
+                size += len(piece)
+                self._bytes += len(piece)
+                if self._bytes > self._limits.total_bytes:
+                    raise LimitExceeded(f"the repository's files have more than {self._limits.total_bytes} bytes")
+                write_all(descriptor, piece)
             if self._owner is not None:
                 os.fchown(descriptor, *self._owner)
             os.fchmod(descriptor, stat.S_IMODE(entry.mode))
             os.utime(descriptor, ns=self._times_ns)
         finally:
             os.close(descriptor)
+        return size
 
     def _finish_directories(self, folder_fd: int, directories: list[bytes]) -> None:
         """Owner, mode and time, the deepest first: making an entry changes its directory's time."""

@@ -11,6 +11,7 @@ import mmap
 import os
 import zlib
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from sandboxbuild.contexts.gitdelta import apply_delta
@@ -28,11 +29,15 @@ _LOOK_BYTES: Final = 1024  # what following one link of a chain counts as, in by
 
 
 class PackLimits(NamedTuple):
-    """`work_bytes` counts all that is inflated or put together; `depth` the longest chain of deltas (git's own is 4095)."""
+    """`work_bytes` counts all that is inflated or put together; `depth` the longest chain of deltas (git's own is 4095).
+
+    `object_bytes` is for what has to be in memory as a whole: deltas, and objects that aren't files. git makes no deltas of
+    files above 512 MiB (core.bigFileThreshold), so those are read in pieces, whatever their size.
+    """
 
     pack_bytes: int = 8 << 30
     objects: int = 2_000_000
-    object_bytes: int = 1 << 30
+    object_bytes: int = 512 << 20
     work_bytes: int = 32 << 30
     cache_bytes: int = 96 << 20
     depth: int = 4095
@@ -120,6 +125,21 @@ class Pack:
             raise ContextError(f"the git server left out the {KIND_NAMES[kind].decode()} {wanted.hex()}")
         return found[1]
 
+    def pieces(self, wanted: bytes) -> Iterator[bytes]:
+        """A file's content; one that is stored whole is never in memory as a whole. Raises as read() does."""
+        raw = self._raw.get(self._offsets.get(wanted, -1))
+        if raw is None or raw.base is not None or raw.kind != BLOB:
+            yield self.read(wanted, BLOB)
+            return
+        inflating = zlib.decompressobj()
+        for at in range(raw.data_at, raw.end, _STEP_BYTES):
+            fed = self._map[at : min(at + _STEP_BYTES, raw.end)]
+            while fed:
+                piece = _inflated(inflating, fed, _STEP_BYTES)
+                self._spend(len(piece) + 16)
+                yield piece
+                fed = inflating.unconsumed_tail
+
     def find(self, wanted: bytes) -> tuple[int, bytes] | None:
         """Kind and content of an object, or None."""
         offset = self._offsets.get(wanted)
@@ -156,7 +176,7 @@ class Pack:
     def _read_raw(self, at: int, end: int) -> _Raw:
         start = at
         kind, size, at = _object_head(self._map[at : min(at + 16, end)], at)
-        if size > self._limits.object_bytes:
+        if size > self._limits.object_bytes and kind != BLOB:
             raise LimitExceeded(f"the repository has an object of more than {self._limits.object_bytes} bytes")
         base: int | bytes | None = None
         if kind == OFFSET_DELTA:
@@ -257,6 +277,8 @@ class Pack:
 
     def _inflate(self, raw: _Raw) -> bytes:
         self._spend(raw.size)
+        if raw.size > self._limits.object_bytes:
+            raise LimitExceeded(f"the repository has a delta of an object of more than {self._limits.object_bytes} bytes")
         content = _inflated(zlib.decompressobj(), self._map[raw.data_at : raw.end], raw.size + 1)
         if len(content) != raw.size:
             raise ContextError("the repository's pack changed while it was read")

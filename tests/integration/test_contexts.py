@@ -158,6 +158,23 @@ def test_a_private_repository_needs_its_token_which_goes_nowhere_else(builder: B
     assert_nowhere(builder.store, TOKEN)
 
 
+def test_a_login_in_the_contexts_url_enters_no_output(builder: Builder, tmp_path: Path) -> None:
+    """CVE-2023-26054: BuildKit wrote it into the provenance."""
+    with git_server(tmp_path / "private", TOKEN) as server:
+        repository(server.root / "app", FILES)
+        url = server.url("app").replace("http://", f"http://user:{TOKEN}@")
+        outputs = builder.folder / "outputs"
+        outputs.mkdir()
+        reports = ("--metadata-file", outputs / "metadata.json", "--audit-log", outputs / "audit")
+        done = builder.run(
+            *reports, "-o", f"type=oci,dest={outputs / 'image'}", "--build-arg=BUILDKIT_CONTEXT_KEEP_GIT_DIR=1", url
+        )
+        other = builder.fail(3, url.replace("app", "absent"))
+    assert TOKEN not in done.log + other.log
+    assert_nowhere(outputs, TOKEN)
+    assert_nowhere(builder.store, TOKEN)
+
+
 def assert_nowhere(folder: Path, text: str) -> None:
     found = subprocess.run(["grep", "-rl", text, str(folder)], capture_output=True, text=True, check=False).stdout
     assert not found

@@ -117,9 +117,21 @@ def test_limits_are_looked_at_before_anything_is_made(tmp_path: Path) -> None:
     with pytest.raises(LimitExceeded, match="objects"):
         opened(tmp_path, pack([ONE], 1 << 31))
     with pytest.raises(LimitExceeded, match="object of more than"):
-        opened(tmp_path, pack([head(BLOB, 1 << 40) + zlib.compress(b"x")]))
+        opened(tmp_path, pack([head(COMMIT, 1 << 40) + zlib.compress(b"x")]))
     with pytest.raises(LimitExceeded):
         apply_delta(b"x", size(1) + size(1 << 40), 1 << 20)
+
+
+def test_a_large_file_comes_in_pieces_and_is_no_base_of_deltas(tmp_path: Path) -> None:
+    content = os.urandom(1 << 20)
+    entry = whole(BLOB, content)
+    limits = SMALL._replace(pack_bytes=2 << 20, work_bytes=8 << 20)
+    with opened(tmp_path, pack([entry]), limits) as found:
+        pieces = list(found.pieces(object_id(BLOB, content)))
+        assert b"".join(pieces) == content
+        assert max(map(len, pieces)) <= 1 << 18
+    with pytest.raises(LimitExceeded, match="delta"):
+        opened(tmp_path, pack([entry, by_offset(len(entry), insert(content, b"x"))]), limits)
 
 
 def written(tmp_path: Path, data: bytes, step: int) -> bytes:

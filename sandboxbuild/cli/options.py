@@ -54,7 +54,7 @@ PROGRESS: Final = ("auto", "plain", "tty", "rawjson", "quiet", "none")
 COMPRESSIONS: Final = ("gzip", "zstd", "uncompressed")
 
 BUILD_FLAGS: Final = (
-    Flag("--context", TEXT, "The build context, where no PATH is given", "PATH|URL", default="."),
+    Flag("--context", TEXT, "The build context, where no PATH is given", "PATH|URL|tar://FILE|-", default="."),
     Flag("--context-sub-path", TEXT, "Use this folder of the context as the context", "PATH"),
     Flag(
         "--file",
@@ -67,7 +67,12 @@ BUILD_FLAGS: Final = (
     ),
     Flag("--target", TEXT, "Build this stage, by name or number", "STAGE"),
     Flag("--build-arg", LIST, "Value of an ARG; a name alone takes the environment's value", "NAME[=VALUE]"),
-    Flag("--build-context", LIST, "A further context for FROM, COPY --from and mounts", "NAME=PATH|URL|docker-image://REF"),
+    Flag(
+        "--build-context",
+        LIST,
+        "A further context for FROM, COPY --from and mounts",
+        "NAME=PATH|URL|docker-image://REF|oci-layout://DIR",
+    ),
     Flag("--label", LIST, "Label of the image", "NAME=VALUE"),
     Flag("--annotation", LIST, "Annotation of the manifest", "NAME=VALUE"),
     Flag(

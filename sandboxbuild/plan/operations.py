@@ -41,7 +41,7 @@ class UrlSource(NamedTuple):
 
 
 class GitSource(NamedTuple):
-    """ADD of a git repository, or a git context. `submodules` are fetched, too. `checksum` is a commit's hex digits or empty."""
+    """ADD of a git repository, or a git context. `submodules` says to fetch them. `checksum` is a commit or empty."""
 
     url: str
     reference: str = ""

@@ -15,6 +15,7 @@ from sandboxbuild.errors import SandboxbuildError
 COMMANDS: Final = {
     "run": ("run", "run", "Build an image from a Dockerfile"),
     "plan": ("plan", "plan", "Show the stages and steps of a Dockerfile"),
+    "check": ("check", "check", "Check a Dockerfile for mistakes"),
     "images": ("images", "images", "List the images in the store"),
     "inspect": ("images", "inspect", "Show an image's configuration"),
     "history": ("images", "history", "Show how an image was made"),

@@ -57,6 +57,7 @@ class EventChannel:
         self._send = send
         self._lock = threading.Lock()
         self._last_vertex = 0
+        self._warned: set[tuple[str, Span | None]] = set()
         self.failed_vertex = 0
 
     def emit(self, event: Event) -> None:
@@ -64,6 +65,11 @@ class EventChannel:
             self._send(event)
 
     def warn(self, message: str, span: Span | None = None, source: str = "") -> None:
+        """Say it once: the builds of several platforms read one file."""
+        with self._lock:
+            if (message, span) in self._warned:
+                return
+            self._warned.add((message, span))
         self.emit(WarningRaised(message, span, source))
 
     @contextmanager

@@ -27,9 +27,11 @@ def _tail_lines(step: str, tail: bytes) -> list[str]:
 
 def _excerpt_lines(error: SandboxbuildError) -> list[str]:
     span: Span | None = getattr(error, "span", None)
-    source: str = getattr(error, "source", "")
-    if span is None:
-        return []
+    return [] if span is None else excerpt(span, getattr(error, "source", ""))
+
+
+def excerpt(span: Span, source: str) -> list[str]:
+    """The place, and `source`, the text of the span's lines, with carets below its first."""
     place = f"{safe_words(span.file)}:{span.line}"
     if not source:
         return [place]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from typing import Final
 from sandboxbuild.errors import IsolationError
 from sandboxbuild.system.files import remove_tree
 
-_PREFIX: Final = "sandboxbuild-"
+_PREFIX: Final = "sandboxbuild-uplink-"
+_NAME: Final = re.compile(_PREFIX + "[0-9a-f]{16}", re.ASCII)  # the parent may be /tmp, where much else has our name
 _LONGEST_PARENT: Final = 60  # bytes; the socket's path has to fit into the 108 of sun_path (unix(7))
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -67,7 +69,7 @@ def _make(parent_fd: int) -> tuple[str, int]:
 def _sweep(parent_fd: int) -> None:
     """Remove our folders that no live launcher holds."""
     for name in os.listdir(parent_fd):
-        if not name.startswith(_PREFIX):
+        if not _NAME.fullmatch(name):
             continue
         try:
             fd = os.open(name, _DIRECTORY, dir_fd=parent_fd)

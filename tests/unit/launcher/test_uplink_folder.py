@@ -28,8 +28,9 @@ def test_a_folder_is_private_and_gone_afterwards(parent: Path) -> None:
 
 
 def test_the_folder_of_a_killed_launcher_goes_with_the_next_build(parent: Path) -> None:
-    (parent / "sandboxbuild-dead").mkdir()
-    (parent / "sandboxbuild-dead" / "socket").touch()
+    dead = parent / "sandboxbuild-uplink-0123456789abcdef"
+    dead.mkdir()
+    (dead / "socket").touch()
     with uplink_folder(os.geteuid(), os.getegid(), folder_in(parent)) as folder:
         assert [path.name for path in parent.iterdir()] == [Path(folder).name]
 
@@ -43,9 +44,17 @@ def test_the_folder_of_a_live_build_stays(parent: Path) -> None:
         assert {Path(first), Path(second)} == set(parent.iterdir())
 
 
+@pytest.mark.parametrize("name", ["sandboxbuild-mine", "sandboxbuild-uplink-mine", "xsandboxbuild-uplink-0123456789abcdef"])
+def test_other_folders_with_our_name_are_left_alone(parent: Path, name: str) -> None:
+    (parent / name).mkdir()
+    with uplink_folder(os.geteuid(), os.getegid(), folder_in(parent)):
+        pass
+    assert (parent / name).is_dir()
+
+
 def test_a_link_with_our_name_is_left_alone(parent: Path, tmp_path: Path) -> None:
     (tmp_path / "keep").touch()
-    (parent / "sandboxbuild-link").symlink_to(tmp_path)
+    (parent / "sandboxbuild-uplink-0123456789abcdef").symlink_to(tmp_path)
     with uplink_folder(os.geteuid(), os.getegid(), folder_in(parent)):
         pass
     assert (tmp_path / "keep").exists()

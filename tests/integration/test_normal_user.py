@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -41,18 +43,28 @@ class UserBuilder(Builder):
         return top
 
 
+@pytest.fixture(scope="module")
+def cache() -> Iterator[Path]:
+    """The user's cache folder, so that one bundle is made for all tests."""
+    folder = _folder()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def _folder() -> Path:
+    """A folder of the user's, where he can reach it: pytest closes its own to all but root."""
+    folder = Path(tempfile.mkdtemp(prefix="sandboxbuild-user-"))
+    os.chown(folder, UID, UID)
+    return folder
+
+
 @pytest.fixture
-def as_user(tmp_path: Path) -> Iterator[Callable[[str], UserBuilder]]:
+def as_user(cache: Path) -> Iterator[Callable[[str], UserBuilder]]:
     """Makes a builder for a user to whom /etc/subuid and /etc/subgid give what the argument says."""
     made: list[UserBuilder] = []
 
     def make(subordinate: str) -> UserBuilder:
-        folder = tmp_path / "user"
-        folder.mkdir()
-        os.chown(folder, UID, UID)
-        for parent in (tmp_path, *tmp_path.parents):
-            if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-                parent.chmod(parent.stat().st_mode | 0o011)
+        folder = _folder()
         (folder / "etc-passwd").write_text(Path("/etc/passwd").read_text() + f"tester:x:{UID}:{UID}::{folder}:/bin/sh\n")
         (folder / "etc-group").write_text(Path("/etc/group").read_text() + f"tester:x:{UID}:\n")
         for name in ("subuid", "subgid"):
@@ -60,13 +72,14 @@ def as_user(tmp_path: Path) -> Iterator[Callable[[str], UserBuilder]]:
             (folder / f"etc-{name}").write_text(subordinate)
         builder = UserBuilder(folder)
         builder.environment["HOME"] = str(folder)
+        builder.environment["XDG_CACHE_HOME"] = str(cache)
         made.append(builder)
         return builder
 
     yield make
     for builder in made:
         builder.check_nothing_is_left()
-        builder.remove_store()
+        shutil.rmtree(builder.folder)
 
 
 def layer_owners(archive: Path) -> set[str]:

@@ -161,6 +161,7 @@ def _limit(spec: StepSpec) -> None:
         (resource.RLIMIT_NPROC, isolation.pids),
         (resource.RLIMIT_CPU, isolation.cpu_seconds),
         (resource.RLIMIT_FSIZE, isolation.disk_bytes),
+        (resource.RLIMIT_DATA, isolation.process_memory_bytes),
     ):
         if value:
             wanted[number] = (value, value)

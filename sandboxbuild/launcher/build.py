@@ -18,6 +18,7 @@ from sandboxbuild.launcher.conversation import Conversation, Observer
 from sandboxbuild.launcher.gatewayconfig import ANY_REPOSITORY, gateway_config
 from sandboxbuild.launcher.interruption import Interruption
 from sandboxbuild.launcher.isolation import find_host
+from sandboxbuild.launcher.limits import build_limits, host_facts
 from sandboxbuild.launcher.outcome import BuildOutcome, Record
 from sandboxbuild.launcher.outputs import check_outputs, write_outputs
 from sandboxbuild.launcher.planning import pulled_repositories
@@ -104,7 +105,7 @@ class _Build:
     def run(self, stdin: BinaryIO) -> BuildOutcome:
         settings = self.settings
         cache_folder = bundle_folder(self.environ, is_root=os.geteuid() == 0)
-        isolation = with_filter(resolve_policy(settings, self.environ), cache_folder)
+        isolation = with_filter(resolve_policy(settings, self.environ, host_facts(self.environ)), cache_folder)
         self._limit_time(isolation.build_timeout_s)
         check_outputs(settings.outputs)
         sources = find_sources(settings, stdin, self.environ)
@@ -179,8 +180,17 @@ class _Build:
         )
         with (
             ssh_agents(self.settings.ssh, self.environ) as agents,
-            started_sandbox(plan, gateway._replace(agents=agents), host.runtime, self.interruption, self.trail) as started,
+            build_limits(isolation.step, self.build_id, self.environ) as limits,
+            started_sandbox(
+                plan._replace(cgroups=limits.folders),
+                gateway._replace(agents=agents),
+                host.runtime,
+                self.interruption,
+                self.trail,
+            ) as started,
+            limits.watching(started.sandbox),
         ):
+            request = request._replace(isolation=limits.step)
             talk = Conversation(started.sandbox, self.interruption, self.observe, deadline=self.deadline)
             try:
                 return talk.run(reached_by(request, started))

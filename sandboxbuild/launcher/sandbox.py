@@ -44,6 +44,7 @@ class SandboxPlan(NamedTuple):
     store: str
     network: str
     scratch: str = ""
+    cgroups: tuple[str, ...] = ()
     connects_as_root: bool = False
     tcp_host: str = ""
 
@@ -146,6 +147,7 @@ def sandbox_spec(plan: SandboxPlan, uplink: str) -> SandboxSpec:
         identity=plan.ids.identity,
         network=plan.network,
         scratch=plan.scratch,
+        cgroups=plan.cgroups,
     )
 
 

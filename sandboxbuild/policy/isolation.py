@@ -15,7 +15,8 @@ class StepIsolation(NamedTuple):
     `seccomp_program` is compiled BPF (an array of struct sock_filter), b"" for none. `capabilities` are names without CAP_.
     `network` is the network that a step with --network=default gets: "gateway", "none" or "host"; `host_network` lets
     RUN --network=host have the host's. `cpus` is how many processors' time a step may use (0.0: all). `proxy` puts HTTP_PROXY
-    and friends into the environment of steps on the gateway's network.
+    and friends into the environment of steps on the gateway's network. `process_memory_bytes` is for each process, where the
+    sum is only looked at now and then.
     """
 
     seccomp_program: bytes = b""
@@ -45,6 +46,7 @@ class StepIsolation(NamedTuple):
     host_network: bool = False
     cpus: float = 0.0
     proxy: bool = False
+    process_memory_bytes: int = 0
 
 
 class Allow(NamedTuple):

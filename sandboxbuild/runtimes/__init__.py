@@ -28,7 +28,8 @@ class SandboxSpec(NamedTuple):
     `argv[0]` is a path inside. `environment` is complete: nothing is inherited. `network` is "none" (loopback only) or "host".
     `identity` is the inside uid and gid that the executor runs as, with all capabilities of its own user namespace.
     `scratch` is a folder of this build on the host, or "". A runtime in whose filesystem layers can't be kept as they are puts
-    one of its own over it, where the sandbox has SCRATCH_PATH; others leave it alone.
+    one of its own over it, where the sandbox has SCRATCH_PATH; others leave it alone. The sandbox's first process is put into
+    the groups `cgroups` (folders) before it starts anything.
     """
 
     build_id: str
@@ -40,6 +41,7 @@ class SandboxSpec(NamedTuple):
     identity: int
     network: str
     scratch: str
+    cgroups: tuple[str, ...] = ()
 
 
 class Sandbox(Protocol):

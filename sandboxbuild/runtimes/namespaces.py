@@ -10,7 +10,7 @@ from sandboxbuild.errors import IsolationError
 from sandboxbuild.runtimes import IdRange, SandboxMount, SandboxSpec
 from sandboxbuild.runtimes.enter import clone_source
 from sandboxbuild.runtimes.helper import DOCTOR, HelperSandbox, expect, start_helper
-from sandboxbuild.system import channels, idmap, namespaces
+from sandboxbuild.system import cgroups, channels, idmap, namespaces
 
 NamespacesSandbox = HelperSandbox
 
@@ -29,6 +29,7 @@ class NamespacesRuntime:
         """Start the executor; returns when its program has been executed. Raises IsolationError."""
         sandbox, channel = start_helper(self._python, "enter")
         try:
+            cgroups.join(spec.cgroups, sandbox.pid)
             _arrange(spec, sandbox.pid, channel)
         except BaseException:
             sandbox.close()

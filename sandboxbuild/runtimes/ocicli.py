@@ -13,6 +13,7 @@ from sandboxbuild.runtimes import IdRange, SandboxSpec
 from sandboxbuild.runtimes.helper import HelperSandbox, expect, start_helper
 from sandboxbuild.runtimes.keeper import ROOTFS, source_path
 from sandboxbuild.runtimes.spec import oci_config, with_scratch
+from sandboxbuild.system import cgroups
 
 _OPEN_FILES: Final = 65536
 _FOLDERS: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
@@ -36,11 +37,12 @@ class OciRuntime:
             raise IsolationError(f"the runtime {self.name} needs root here", hint="--profile plain works as a normal user")
         binary = find_binary(self._binary)
         spec = with_scratch(spec)
-        cgroup = f"/sandboxbuild-{spec.build_id}"
+        cgroup = f"{'' if spec.cgroups else '/'}sandboxbuild-{spec.build_id}"  # below the build's own, if it has one
         sources = [source_path(number) for number in range(len(spec.mounts))]
         config = oci_config(spec, sources, ROOTFS, cgroup, _open_files())
         sandbox, channel = start_helper(self._python, "keeper")
         try:
+            cgroups.join(spec.cgroups, sandbox.pid)
             channel.send(
                 {
                     "arguments": list(self._arguments),

@@ -16,6 +16,7 @@ from sandboxbuild.executor.image import assemble_stage, rfc3339
 from sandboxbuild.executor.layers import LayerRef, Layers
 from sandboxbuild.executor.mounts import RunMounts
 from sandboxbuild.executor.places import place_layers
+from sandboxbuild.executor.platforms import check_runnable
 from sandboxbuild.executor.publish import Publisher
 from sandboxbuild.executor.remote import RemoteFiles
 from sandboxbuild.executor.results import StageResult, StageResults
@@ -46,10 +47,12 @@ def build(request: BuildRequest, runner: StepRunner, channel: EventChannel) -> B
         with store.layers.staging() as scratch:
             contexts = Contexts(request, uplink, channel, folder=store.scratch, scratch=scratch)
             remote = RemoteFiles(uplink, scratch)
-            images = [
-                PlatformBuild(request, name, store, scratch, uplink, runner, channel, publisher, contexts, remote).run()
+            builds = [
+                PlatformBuild(request, name, store, scratch, uplink, runner, channel, publisher, contexts, remote)
                 for name in platforms
             ]
+            plans = [each.plan() for each in builds]
+            images = [each.run(plan) for each, plan in zip(builds, plans, strict=True)]
         return _publish(request, images, store, publisher)
     except BaseException:
         publisher.abort()
@@ -101,23 +104,24 @@ class PlatformBuild:
         self._cancel_fd = os.eventfd(0, os.EFD_CLOEXEC)
         self._bases = Bases(store, UplinkTransport(uplink), channel, platform=platform, fresh=request.pull)
 
-    def run(self) -> Assembled:
-        """Build the target stage and put its documents and all its blobs into the store."""
-        plan = self._plan()
-        epoch_s = plan.source_date_epoch
-        layers = Layers(self._store, self._bases, compression=self._request.compression, epoch_s=epoch_s)
-        results = self._run_stages(plan, layers)
-        return self._assemble(results.get(plan.target), layers, epoch_s)
-
-    def _plan(self) -> BuildPlan:
+    def plan(self) -> BuildPlan:
+        """What is to be done. Raises InputError; RegistryError for a base image that can't be had."""
         request = self._request
         parsed = parse(self._contexts.dockerfile().text, request.dockerfile_path)
         plan = lower(parsed, lower_options(request, self._platform), lambda base: self._bases.resolve(base).config)
+        check_runnable(plan, request.build_platform, request.emulated)
         for span, message in plan.warnings:
             self._channel.warn(message, span)
         steps = sum(step.op is not None for stage in plan.stages for step in stage.steps)
         self._channel.emit(PlanReady(len(plan.stages), steps))
         return plan
+
+    def run(self, plan: BuildPlan) -> Assembled:
+        """Build the target stage and put its documents and all its blobs into the store."""
+        epoch_s = plan.source_date_epoch
+        layers = Layers(self._store, self._bases, compression=self._request.compression, epoch_s=epoch_s)
+        results = self._run_stages(plan, layers)
+        return self._assemble(results.get(plan.target), layers, epoch_s)
 
     def _run_stages(self, plan: BuildPlan, layers: Layers) -> StageResults:
         results = StageResults([stage.number for stage in plan.stages])

@@ -15,6 +15,7 @@ from sandboxbuild.errors import DockerfileError, PolicyError, SandboxbuildError,
 from sandboxbuild.launcher import messages
 from sandboxbuild.launcher.auditing import AuditTrail
 from sandboxbuild.launcher.conversation import Conversation, Observer
+from sandboxbuild.launcher.emulation import emulated_architectures
 from sandboxbuild.launcher.gatewayconfig import ANY_REPOSITORY, gateway_config
 from sandboxbuild.launcher.interruption import Interruption
 from sandboxbuild.launcher.isolation import find_host
@@ -146,6 +147,7 @@ class _Build:
             build_platform=this_platform(),
             processors=len(os.sched_getaffinity(0)),
             resolv_conf=host_resolver() if has_host_network(isolation) else b"",
+            emulated=emulated_architectures(),
         )
 
     def _talk(

@@ -37,8 +37,12 @@ def make_request(
     build_platform: str,
     processors: int,
     resolv_conf: bytes = b"",
+    emulated: tuple[str, ...] = (),
 ) -> BuildRequest:
-    """`ids` is range or single; `build_platform` the host's own platform; `resolv_conf` the host's, for its network."""
+    """`ids` is range or single; `build_platform` the host's own platform; `resolv_conf` the host's, for its network.
+
+    `emulated` are the foreign architectures that the host has interpreters for.
+    """
     return BuildRequest(
         build_id=build_id,
         dockerfile=sources.dockerfile,
@@ -71,4 +75,5 @@ def make_request(
         jobs=settings.jobs or processors,
         timeout_s=settings.timeout_s,
         isolation=isolation,
+        emulated=emulated,
     )

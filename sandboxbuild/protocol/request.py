@@ -73,6 +73,7 @@ class BuildRequest(NamedTuple):
     uplink_host: str = ""
     uplink_port: int = 0
     uplink_token: str = ""
+    emulated: tuple[str, ...] = ()  # architectures other than the host's own that have an interpreter here
 
     def __repr__(self) -> str:
         return f"BuildRequest({self.build_id!r})"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Container, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple, Union
 
@@ -39,20 +40,24 @@ Verdict = Union[Granted, Declined]
 
 
 class BuildAccess(NamedTuple):
-    """What one build may ask registries for."""
+    """What one build may ask registries for. `from_dockerfile` says that the Dockerfile's own names are among the pulls."""
 
     pulls: tuple[str, ...] = ()
     pushes: tuple[PushTarget, ...] = ()
     sources: SourceRules = SourceRules()
+    from_dockerfile: bool = False
 
-    def judge(self, host: str, request: RegistryRequest) -> Verdict:
-        """Whether `request` to the registry `host` may be made. Upload sessions are checked besides, by who began them."""
+    def judge(self, host: str, request: RegistryRequest, vouched: Container[str] = ()) -> Verdict:
+        """Whether `request` to the registry `host` may be made. Upload sessions are checked besides, by who began them.
+
+        `vouched` are manifests that an allowed index names, as "host/path@digest".
+        """
         if request.operation == "ping":
             known = any(self._knows(pattern, host) for pattern in self.pulls) or any(t.host == host for t in self.pushes)
-            return Granted("ping") if known else _unlisted(host, "")
+            return Granted("ping") if known else self._unlisted(host, "")
         if request.writes:
             return self._judge_write(host, request)
-        return self._judge_read(host, request)
+        return self._judge_read(host, request, vouched)
 
     def may_pull(self, host: str, repository: str) -> str:
         """The pattern that lets the build read from a repository, "" if none does."""
@@ -62,27 +67,24 @@ class BuildAccess(NamedTuple):
         first = pattern.split("/", 1)[0]
         return first == "**" or fnmatchcase(host, first)
 
-    def _judge_read(self, host: str, request: RegistryRequest) -> Verdict:
+    def _judge_read(self, host: str, request: RegistryRequest, vouched: Container[str]) -> Verdict:
         pattern = self.may_pull(host, request.repository)
         if pattern:
-            return self._judge_source(host, request, pattern)
+            return self._judge_source(host, request, pattern, vouched)
         if request.method == "HEAD" and self._target(host, request.repository) is not None:
             return Granted("push")
-        return _unlisted(host, request.repository)
+        return self._unlisted(host, request.repository)
 
-    def _judge_source(self, host: str, request: RegistryRequest, pattern: str) -> Verdict:
+    def _judge_source(self, host: str, request: RegistryRequest, pattern: str, vouched: Container[str]) -> Verdict:
         """[sources]: a manifest that is named by tag where a digest is demanded, or a name that no pattern fits."""
         if request.operation != "manifest":
             return Granted(pattern)
         name = f"{host}/{request.repository}"
         by_digest = is_digest(request.reference)
-        if self.sources.allow and not any(
-            _is_source(allowed, name, "" if by_digest else request.reference) for allowed in self.sources.allow
-        ):
-            return Declined(f"{name}:{request.reference} is not among the allowed sources", "add it to [sources] allow")
-        if self.sources.require_digest and not by_digest:
-            return Declined(f"{name}:{request.reference} has no digest, which [sources] demands", f"write {name}@sha256:...")
-        return Granted(pattern)
+        if by_digest and f"{name}@{request.reference}" in vouched:
+            return Granted(pattern)
+        fault = source_fault(self.sources, name, "" if by_digest else request.reference, request.reference if by_digest else "")
+        return fault or Granted(pattern)
 
     def pinned(self, host: str, request: RegistryRequest) -> str:
         """The digest that [sources] demands of what the request names by tag; "" if it demands none."""
@@ -100,6 +102,11 @@ class BuildAccess(NamedTuple):
             return Declined(f"mounting from {host}/{source} isn't allowed: this build may not pull from there")
         return Granted("push")
 
+    def _unlisted(self, host: str, repository: str) -> Declined:
+        name = f"{host}/{repository}" if repository else host
+        also = " and from_dockerfile = true" if self.from_dockerfile else ""
+        return Declined(f"pulling from {name} isn't allowed", f'allow it with: [registries] pull = ["{name}"]{also}')
+
     def _target(self, host: str, repository: str) -> PushTarget | None:
         return next((t for t in self.pushes if t.host == host and t.repository == repository), None)
 
@@ -113,7 +120,8 @@ def build_access(registries: RegistryAccess, sources: SourceRules, cache_reposit
     caches = [parse_reference(text) for text in cache_repositories]
     targets = [PushTarget(cache.registry, cache.repository, None) for cache in caches]
     targets += [PushTarget(host, name, frozenset(found)) for (host, name), found in tags.items()]
-    return BuildAccess((*registries.pull, *(cache.name for cache in caches)), tuple(targets), sources)
+    pulls = (*registries.pull, *(cache.name for cache in caches))
+    return BuildAccess(pulls, tuple(targets), sources, registries.from_dockerfile)
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -129,17 +137,26 @@ def _matches(pattern: list[str], name: list[str]) -> bool:
     return bool(name) and fnmatchcase(name[0], pattern[0]) and _matches(pattern[1:], name[1:])
 
 
-def _is_source(allowed: str, name: str, tag: str) -> bool:
+def source_fault(sources: SourceRules, name: str, tag: str, digest: str) -> Declined | None:
+    """What [sources] has against a base "host/path" that is named by tag, by digest, or by both."""
+    shown = f"{name}@{digest}" if digest else f"{name}:{tag}"
+    if sources.allow and not any(_is_source(allowed, name, tag, digest) for allowed in sources.allow):
+        line = json.dumps(shown)
+        return Declined(f"{shown} is not among the allowed sources", f"allow it with: [sources] allow = [{line}]")
+    if sources.require_digest and not digest:
+        return Declined(f"{shown} has no digest, which [sources] demands", f"write {name}@sha256:...")
+    return None
+
+
+def _is_source(allowed: str, name: str, tag: str, digest: str) -> bool:
     """Whether a pattern of [sources] fits; one with a tag fits other tags not, but any digest of the repository."""
+    pinned, at, wanted = allowed.partition("@")
+    if at:
+        return matches(pinned, name) and digest == wanted
     path, colon, tag_pattern = allowed.rpartition(":")
     if not colon or "/" in tag_pattern:
         return matches(allowed, name)
     return matches(path, name) and (not tag or fnmatchcase(tag, tag_pattern))
-
-
-def _unlisted(host: str, repository: str) -> Declined:
-    name = f"{host}/{repository}" if repository else host
-    return Declined(f"pulling from {name} isn't allowed", f'allow it with: [registries] pull = ["{name}"]')
 
 
 def _listed(tags: frozenset[str] | None) -> str:

@@ -25,6 +25,7 @@ from sandboxbuild.registry.routes import RegistryRequest, UnknownRequest, is_dig
 
 PREFIX: Final = "/v1/registry/"
 UPLOADS_LIMIT: Final = 1024
+VOUCHED_LIMIT: Final = 10_000  # manifests of indexes that were let through
 _TAGS_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _RANGE: Final = re.compile(r"bytes=[0-9]{1,18}-")
 _CONTENT_RANGE: Final = re.compile(r"[0-9]{1,18}-[0-9]{1,18}")
@@ -118,6 +119,7 @@ class Registries:
         self._mirror_fallback = mirror_fallback
         self._timeout_s = timeout_s
         self._uploads = Uploads()
+        self._vouched: dict[str, None] = {}
 
     def routes(self) -> tuple[Route, ...]:
         return (Route(lambda request: request.path.startswith(PREFIX), self.handle),)
@@ -132,7 +134,7 @@ class Registries:
         except UnknownRequest as error:
             self._refuse(exchange, host[:100], "", Declined(str(error)), 400)
             return
-        verdict = self._access.judge(host, found)
+        verdict = self._access.judge(host, found, self._vouched)
         if isinstance(verdict, Declined):
             self._refuse(exchange, f"{host}/{found.repository}", found.reference, verdict, 403)
             return
@@ -180,8 +182,15 @@ class Registries:
             declined = Declined(f"{host}/{found.repository}:{found.reference} is {digest}, and [sources] demands {pinned}")
             self._refuse(exchange, f"{host}/{found.repository}", found.reference, declined, 403)
             return
+        self._vouch(host, found.repository, content)
         self._log(PULL, host, found, granted, digest=digest, received=len(content))
         exchange.respond(200, {**_fit(response), "Docker-Content-Digest": digest}, content)
+
+    def _vouch(self, host: str, repository: str, content: bytes) -> None:
+        """What an index that was let through names may be read as well."""
+        for digest in children(content):
+            if len(self._vouched) < VOUCHED_LIMIT:
+                self._vouched[f"{host}/{repository}@{digest}"] = None
 
     def _get_blob(self, host: str, found: RegistryRequest, request: Request, exchange: Exchange, granted: Granted) -> None:
         place, response = self._read(host, found, request)
@@ -332,6 +341,17 @@ class _Closing:
 
     def __exit__(self, *_: object) -> None:
         self._response.close()
+
+
+def children(content: bytes) -> list[str]:
+    """The digests of the manifests that an index names; [] for what is no index."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return []
+    entries = document.get("manifests") if isinstance(document, dict) else None
+    named = [entry.get("digest") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return [digest for digest in named if isinstance(digest, str) and is_digest(digest)]
 
 
 def _path(repository: str, found: RegistryRequest) -> str:

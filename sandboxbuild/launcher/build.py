@@ -23,7 +23,7 @@ from sandboxbuild.launcher.limits import build_limits, host_facts
 from sandboxbuild.launcher.outcome import BuildOutcome, Record
 from sandboxbuild.launcher.outputs import check_outputs, write_outputs
 from sandboxbuild.launcher.planning import pulled_repositories
-from sandboxbuild.launcher.policies import resolve_policy
+from sandboxbuild.launcher.policies import check_base, resolve_policy
 from sandboxbuild.launcher.refusals import refusal_hint
 from sandboxbuild.launcher.reports import forget_old, write_failure, write_file, write_reports
 from sandboxbuild.launcher.request import image_names, make_request
@@ -38,7 +38,7 @@ from sandboxbuild.launcher.verify import verify_result
 from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.platform import host_platform
 from sandboxbuild.policy.isolation import Isolation
-from sandboxbuild.protocol.events import BuildFailed, BuildSucceeded, Event, PushCompleted
+from sandboxbuild.protocol.events import BaseResolved, BuildFailed, BuildSucceeded, Event, PushCompleted
 from sandboxbuild.protocol.request import BuildRequest
 from sandboxbuild.runtimes.bundle import ensure_bundle
 from sandboxbuild.store import Store
@@ -193,12 +193,22 @@ class _Build:
             limits.watching(started.sandbox),
         ):
             request = request._replace(isolation=limits.step)
-            talk = Conversation(started.sandbox, self.interruption, self.observe, deadline=self.deadline)
+            talk = Conversation(started.sandbox, self.interruption, self._checking(isolation), deadline=self.deadline)
             try:
                 return talk.run(reached_by(request, started))
             finally:
                 if self.environ.get("SANDBOXBUILD_DEBUG"):
                     sys.stderr.buffer.write(bytes(talk.log))
+
+    def _checking(self, isolation: Isolation) -> Observer:
+        """The observer, which also refuses a base that [sources] doesn't let the build have."""
+
+        def observe(event: Event | None) -> None:
+            self.observe(event)
+            if isinstance(event, BaseResolved):
+                check_base(isolation.sources, event)
+
+        return observe
 
     @contextmanager
     def _audited(self) -> Iterator[None]:

@@ -6,11 +6,14 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 
 from sandboxbuild.errors import PolicyError, UsageError
+from sandboxbuild.gateway.access import source_fault
 from sandboxbuild.launcher.policycache import kept, policy_key
 from sandboxbuild.launcher.settings import BuildSettings
 from sandboxbuild.launcher.stores import bundle_folder
-from sandboxbuild.policy.isolation import Allow, Isolation
+from sandboxbuild.oci.reference import parse_reference
+from sandboxbuild.policy.isolation import Allow, Isolation, SourceRules
 from sandboxbuild.policy.library import Library, library
+from sandboxbuild.protocol.events import BaseResolved
 
 
 def resolve_policy(settings: BuildSettings, environ: Mapping[str, str], facts: Collection[str] = ()) -> Isolation:
@@ -38,6 +41,19 @@ def read_files(found: Library, profile_name: str, policy_file: str, facts: Colle
     policy = load_policy(policy_file) if policy_file else None
     runtime = load_runtime(found, profile.runtime)
     return resolve(profile, policy, runtime.name, runtime.enforced(facts), learning=learning)
+
+
+def check_base(rules: SourceRules, base: BaseResolved) -> None:
+    """Whether [sources] lets a build have a base: also one out of the store, which no gateway sees. Raises PolicyError."""
+    if not (rules.allow or rules.require_digest or rules.digests):
+        return
+    reference = parse_reference(base.reference)
+    declined = source_fault(rules, reference.name, reference.tag, reference.digest)
+    pinned = dict(rules.digests).get(f"{reference.name}:{reference.tag}", base.digest)
+    if declined is not None:
+        raise PolicyError(declined.reason, hint=declined.hint)
+    if not reference.digest and pinned != base.digest:
+        raise PolicyError(f"{reference.name}:{reference.tag} is {base.digest}, and [sources] demands {pinned}")
 
 
 def allowed_hosts(texts: Sequence[str]) -> tuple[Allow, ...]:

@@ -62,12 +62,19 @@ def pushing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Builder,
 
 
 def build_push_run(pushing: tuple[Builder, str], dockerfile: str, files: dict[str, str | bytes], name: str) -> str:
-    """Build and push, let skopeo pull it back, and run it with runc; gives what the program prints."""
+    """Learn a policy, build under it and push, let skopeo pull the image and runc run it; gives what the program prints.
+
+    The hosts are those of this machine's own apt and pip configuration; with one host more the build fails.
+    """
     builder, registry = pushing
     text = dockerfile.format(base=f"{registry}/debian:12")
     context = builder.context({"Dockerfile": text, **files}, name)
     reference = f"{registry}/team/{name}:1.0"
-    builder.run("-t", reference, "--push", context)
+    learned = builder.folder / f"{name}.toml"
+    builder.run("-t", reference, "--learn", learned, context)
+    builder.run("-t", reference, "--no-cache", "--policy-file", learned, "--push", context)
+    builder.context({"Dockerfile": f"{text}RUN bash -c 'echo > /dev/tcp/one-more.example.com/80'\n"}, name)
+    assert "the step asked for one-more.example.com, which the policy" in builder.fail(1, "--policy-file", learned, context).log
     builder.check_nothing_is_left()
     described = json.loads(run_tool("skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"))
     assert described["Architecture"] == "amd64"

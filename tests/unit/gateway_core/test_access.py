@@ -68,7 +68,7 @@ def test_the_hint_is_the_line_that_would_allow_a_pull() -> None:
     verdict = judge("GET", "/v2/other/x/manifests/1")
     assert verdict == Declined(
         "pulling from registry.example.com/other/x isn't allowed",
-        'allow it with: [registries] pull = ["registry.example.com/other/x"]',
+        'allow it with: [registries] pull = ["registry.example.com/other/x"] and from_dockerfile = true',
     )
 
 

@@ -18,10 +18,12 @@ from sandboxbuild.system import channels
 __all__ = ["StepMount", "StepOutcome", "StepRunner", "StepSpec", "Zygote"]
 
 _CHUNK: Final = 64 * 1024
+_LOOK_MS: Final = 200
 _READABLE: Final = select.POLLIN | select.POLLHUP | select.POLLERR
 
 OnOutput = Callable[[int, bytes], None]
 OnListeners = Callable[[list[int]], None]
+Look = Callable[[], str]
 
 
 class StepRunner:
@@ -38,17 +40,19 @@ class StepRunner:
         *,
         on_listeners: OnListeners | None = None,
         cancel_fd: int | None = None,
+        look: Look | None = None,
     ) -> StepOutcome:
         """Run one step to its end; when this returns, every process of it is gone.
 
         `on_output(1 or 2, chunk)` is called here, in this thread, and a slow one slows the step. `on_listeners` gets the
         sockets of `spec.listen`, in order and its own to close, before the program starts. When `cancel_fd` turns readable the
-        step is killed. Raises IsolationError where the step's sandbox can't be made; what a callback raises kills the step.
+        step is killed, as it is when `look`, called every now and then and once at the end, names a limit that it has passed.
+        Raises IsolationError where the step's sandbox can't be made; what a callback raises kills the step.
         """
         started = time.monotonic_ns()
         conversation = self._start(spec)
         try:
-            conversation.follow(on_output, on_listeners, cancel_fd)
+            conversation.follow(on_output, on_listeners, cancel_fd, look)
         except BaseException:
             conversation.kill()
             raise
@@ -94,14 +98,15 @@ class _Conversation:
         self._over = False
         self._made: list[MadeStub] = []
 
-    def follow(self, on_output: OnOutput, on_listeners: OnListeners | None, cancel_fd: int | None) -> None:
+    def follow(self, on_output: OnOutput, on_listeners: OnListeners | None, cancel_fd: int | None, look: Look | None) -> None:
         """Serve the step until its supervisor has said that everything of it is gone, and read what the pipes still hold."""
         deadline = time.monotonic() + self._spec.timeout_s if self._spec.timeout_s else None
         for fd in (*self._streams, self._channel.fileno(), *([cancel_fd] if cancel_fd is not None else [])):
             self._poll.register(fd, select.POLLIN)
         while not self._over:
-            wait_ms = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000) + 1)
-            ready = [fd for fd, _ in self._poll.poll(wait_ms)]
+            ready = [fd for fd, _ in self._poll.poll(_wait_ms(deadline, looks=look is not None))]
+            if look is not None and not self._ended_by and (limit := look()):
+                self._stop(limit)
             if deadline is not None and time.monotonic() >= deadline:
                 deadline = None
                 self._stop("timeout")
@@ -194,6 +199,13 @@ class _Conversation:
             raise IsolationError(f"the step's sandbox can't be made: {self._broken}")
         status = 137 if self._status is None else self._status
         return StepOutcome(status, duration_ns, self._leftover, self._message, self._ended_by)
+
+
+def _wait_ms(deadline: float | None, *, looks: bool) -> int | None:
+    waits = [_LOOK_MS] if looks else []
+    if deadline is not None:
+        waits.append(max(0, int((deadline - time.monotonic()) * 1000) + 1))
+    return min(waits, default=None)
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

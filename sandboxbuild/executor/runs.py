@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sandboxbuild.errors import BuildTimeout, Interrupted, LimitExceeded, PolicyError, SandboxbuildError, StepFailed
 from sandboxbuild.executor.channel import Vertex
@@ -14,7 +14,7 @@ from sandboxbuild.executor.listeners import NAMESERVER, RESOLV_CONF, adopt
 from sandboxbuild.executor.mounts import RunMounts
 from sandboxbuild.executor.network import StepNetwork
 from sandboxbuild.executor.proxy import PROXY_HOST, PROXY_PORT, proxy_environment
-from sandboxbuild.executor.run import StepRunner
+from sandboxbuild.executor.run import Look, StepRunner
 from sandboxbuild.executor.stepspec import StepOutcome, StepSpec
 from sandboxbuild.executor.tunnel import Refusal
 from sandboxbuild.executor.users import ResolvedUser, resolve_user
@@ -22,9 +22,14 @@ from sandboxbuild.plan.operations import RunOp
 from sandboxbuild.plan.steps import Stage, Step
 from sandboxbuild.protocol.request import BuildRequest
 from sandboxbuild.registry.uplink import Uplink
+from sandboxbuild.snapshotters import Workspace
+
+if TYPE_CHECKING:
+    from sandboxbuild.executor.diskuse import DiskUse
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHOWN_REFUSALS: Final = 5
+_LIMITS: Final = {"disk": "wrote more to the disk", "inodes": "made more files", "output": "wrote more output"}
 FULL_BYTES: Final = 64 * 1024  # less free space than this, and a step that fails has failed for want of it
 
 
@@ -48,13 +53,16 @@ class Runs:
         proxied = {"proxy": "true"} if isolation.proxy else {}
         return {"capabilities": " ".join(sorted(isolation.capabilities)), "network": self._network(op), **proxied}
 
-    def perform(self, op: RunOp, step: Step, stage: Stage, root: str, vertex: Vertex) -> None:
-        """Run it in the rootfs at `root`. Raises StepFailed, LimitExceeded, BuildTimeout, or why it could not begin."""
+    def perform(self, op: RunOp, step: Step, stage: Stage, workspace: Workspace, vertex: Vertex) -> None:
+        """Run it in the workspace. Raises StepFailed, LimitExceeded, BuildTimeout, or why it could not begin."""
         with ExitStack() as stack:
-            spec = self._spec(op, root, stack, vertex)
-            outcome, refusals = self._run(spec, step, stage, vertex)
+            spec = self._spec(op, workspace.root, stack, vertex)
+            use = _disk_use(spec, workspace)
+            outcome, refusals = self._run(spec, step, stage, vertex, use.look if use else None)
+            if use and not outcome.ended_by:
+                outcome = outcome._replace(ended_by=use.exceeded())
         if outcome.status or outcome.ended_by:
-            raise _failure(op, step, outcome, refusals, spec.timeout_s, is_full=is_full(root))
+            raise _failure(op, step, outcome, refusals, spec.timeout_s, is_full=is_full(workspace.root))
 
     def _network(self, op: RunOp) -> str:
         """The step's network: what its line says, as far as the policy lets it. Raises PolicyError."""
@@ -96,9 +104,11 @@ class Runs:
             timeout_s=request.isolation.step_timeout_s,
         )
 
-    def _run(self, spec: StepSpec, step: Step, stage: Stage, vertex: Vertex) -> tuple[StepOutcome, Sequence[Refusal]]:
+    def _run(
+        self, spec: StepSpec, step: Step, stage: Stage, vertex: Vertex, look: Look | None
+    ) -> tuple[StepOutcome, Sequence[Refusal]]:
         if spec.network != "gateway":
-            return self._runner.run(spec, vertex.output, cancel_fd=self._cancel_fd), ()
+            return self._runner.run(spec, vertex.output, cancel_fd=self._cancel_fd, look=look), ()
         networks: list[StepNetwork] = []
 
         def serve(descriptors: list[int]) -> None:
@@ -108,11 +118,22 @@ class Runs:
             network.__enter__()
 
         try:
-            outcome = self._runner.run(spec, vertex.output, on_listeners=serve, cancel_fd=self._cancel_fd)
+            outcome = self._runner.run(spec, vertex.output, on_listeners=serve, cancel_fd=self._cancel_fd, look=look)
             return outcome, [refusal for network in networks for refusal in network.refusals]
         finally:
             for network in networks:
                 network.close()
+
+
+def _disk_use(spec: StepSpec, workspace: Workspace) -> DiskUse | None:
+    """What the step's writing is counted by, if it is limited: its rootfs, and what it may write to beside that."""
+    isolation = spec.isolation
+    if not (isolation.disk_bytes or isolation.inodes):
+        return None
+    from sandboxbuild.executor.diskuse import DiskUse
+
+    mounted = [mount.source for mount in spec.mounts if mount.kind == "bind" and mount.writable]
+    return DiskUse(spec.root, (workspace.written, *mounted), isolation.disk_bytes, isolation.inodes)
 
 
 def environment(op: RunOp, home: str, secrets: Sequence[tuple[str, str]], *, proxied: bool) -> tuple[tuple[str, str], ...]:
@@ -153,9 +174,11 @@ def _failure(
 ) -> SandboxbuildError:
     """What a step's bad end is called, as BuildKit words it, and what would have let it go on."""
     if outcome.ended_by == "timeout":
-        return BuildTimeout(f"the step took longer than {timeout_s:g} s: {step.text}")
-    if outcome.ended_by == "output":
-        return LimitExceeded(f"the step wrote more output than the policy allows: {step.text}")
+        return BuildTimeout(f"the step took longer than {timeout_s:g} s (limits.step_timeout): {step.text}")
+    if outcome.ended_by in _LIMITS:
+        return LimitExceeded(
+            f"the step {_LIMITS[outcome.ended_by]} than the policy allows (limits.{outcome.ended_by}): {step.text}"
+        )
     if outcome.ended_by == "cancel":
         return Interrupted("the step was ended with the build", signal_number=15)
     if is_full:

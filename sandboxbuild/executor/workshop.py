@@ -49,7 +49,7 @@ class StepWorkshop:
         with self._layers.staging() as staging, self._snapshotter.workspace(parents, staging) as workspace:
             match op:
                 case RunOp():
-                    self._runs.perform(op, step, stage, workspace.root, vertex)
+                    self._runs.perform(op, step, stage, workspace, vertex)
                 case CopyOp():
                     self._copies.perform(op, workspace.root, vertex)
                 case WorkdirOp():

@@ -10,9 +10,13 @@ from sandboxbuild.fstree.changes import Changes
 
 
 class Workspace(Protocol):
-    """One step's rootfs. `root` is an absolute path in the executor's mount namespace at which the merged tree lies."""
+    """One step's rootfs. `root` is an absolute path in the executor's mount namespace at which the merged tree lies.
+
+    `written` is the folder in which lies what the step has written, alone or among what was there before.
+    """
 
     root: str
+    written: str
 
     def changes(self) -> Changes:
         """What differs from the parents, in layer order. Call once, after every process of the step has ended.

@@ -42,7 +42,7 @@ class _OverlayWorkspace:
         self.root = os.path.join(folder, "merged")
         self._parents = parents
         self._folder = folder
-        self._upper = os.path.join(folder, "upper")
+        self._upper = self.written = os.path.join(folder, "upper")
         self._mounted = False
 
     def mount(self) -> None:

@@ -48,7 +48,7 @@ class WalkSnapshotter:
 
 class _WalkWorkspace:
     def __init__(self, root: str, root_fd: int, lower: LowerTree) -> None:
-        self.root = root
+        self.root = self.written = root
         self._root_fd = root_fd
         self._lower = lower
         self._before: dict[bytes, tuple[int, int]] = {}

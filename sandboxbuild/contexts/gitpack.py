@@ -11,7 +11,7 @@ import mmap
 import os
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final, NamedTuple
 
 from sandboxbuild.contexts.gitdelta import apply_delta
@@ -131,14 +131,7 @@ class Pack:
         if raw is None or raw.base is not None or raw.kind != BLOB:
             yield self.read(wanted, BLOB)
             return
-        inflating = zlib.decompressobj()
-        for at in range(raw.data_at, raw.end, _STEP_BYTES):
-            fed = self._map[at : min(at + _STEP_BYTES, raw.end)]
-            while fed:
-                piece = _inflated(inflating, fed, _STEP_BYTES)
-                self._spend(len(piece) + 16)
-                yield piece
-                fed = inflating.unconsumed_tail
+        yield from self._inflated_pieces(raw.data_at, raw.end)
 
     def find(self, wanted: bytes) -> tuple[int, bytes] | None:
         """Kind and content of an object, or None."""
@@ -199,25 +192,41 @@ class Pack:
 
     def _inflate_through(self, at: int, end: int, size: int, hashing: hashlib._Hash) -> int:
         """Inflate without keeping anything; gives the place behind. It must be exactly `size` bytes."""
-        inflating = zlib.decompressobj()
         made = 0
+        pieces = self._inflated_pieces(at, end)
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration as ended:
+                after: int = ended.value
+                break
+            made += len(piece)
+            if made > size:
+                raise ContextError("the repository's pack has an object larger than it says")
+            hashing.update(piece)
+        if made != size:
+            raise ContextError("the repository's pack has an object smaller than it says")
+        return after
+
+    def _inflated_pieces(self, at: int, end: int) -> Generator[bytes, None, int]:
+        """The stream that begins at `at`, in pieces; returns the place behind it, at most `end`.
+
+        At the stream's end zlib leaves what follows it in `unconsumed_tail`, too: to go on feeding that would never end.
+        """
+        inflating = zlib.decompressobj()
         while not inflating.eof:
             fed = self._map[at : min(at + _STEP_BYTES, end)]
             if not fed:
                 raise ContextError("the repository's pack ends in the middle of an object")
             at += len(fed)
-            while fed or (made < size and not inflating.eof):
+            more = True
+            while more:
                 piece = _inflated(inflating, fed, _STEP_BYTES)
-                made += len(piece)
                 self._spend(len(piece) + 16)
-                if made > size:
-                    raise ContextError("the repository's pack has an object larger than it says")
-                hashing.update(piece)
-                if not piece and not inflating.unconsumed_tail:
-                    break
+                if piece:
+                    yield piece
                 fed = inflating.unconsumed_tail
-        if made != size:
-            raise ContextError("the repository's pack has an object smaller than it says")
+                more = not inflating.eof and (bool(fed) or len(piece) == _STEP_BYTES)
         return at - len(inflating.unused_data)
 
     def _resolve(self) -> None:

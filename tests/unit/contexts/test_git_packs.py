@@ -134,6 +134,15 @@ def test_a_large_file_comes_in_pieces_and_is_no_base_of_deltas(tmp_path: Path) -
         opened(tmp_path, pack([entry, by_offset(len(entry), insert(content, b"x"))]), limits)
 
 
+@pytest.mark.parametrize("content", [os.urandom(600_000), b"ab" * 400_000, bytes(1 << 18), bytes((1 << 18) + 1)])
+def test_an_object_that_takes_several_pieces_ends_where_the_next_begins(tmp_path: Path, content: bytes) -> None:
+    limits = SMALL._replace(pack_bytes=4 << 20, work_bytes=64 << 20)
+    behind = [whole(BLOB, b"%d" % number) for number in range(20)]
+    with opened(tmp_path, pack([whole(BLOB, content), *behind, whole(COMMIT, b"last")]), limits) as found:
+        assert b"".join(found.pieces(object_id(BLOB, content))) == content
+        assert found.read(object_id(COMMIT, b"last"), COMMIT) == b"last"
+
+
 def written(tmp_path: Path, data: bytes, step: int) -> bytes:
     path = tmp_path / "written"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

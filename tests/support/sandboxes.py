@@ -94,7 +94,9 @@ class Lab:
             "none",
             str(scratch),
         )
-        self.sandbox: Sandbox = (runtime or NamespacesRuntime()).launch(self.spec)
+        runtime = runtime or NamespacesRuntime()
+        self.runtime = runtime.name
+        self.sandbox: Sandbox = runtime.launch(self.spec)
         self._answers: dict[int, Mapping[str, Any]] = {}
         self._arrived = threading.Condition()
         self._next = 0

@@ -14,8 +14,8 @@ import pytest
 
 from tests.integration.registry_fixtures import running_registry
 from tests.support.builder import COMMAND, run_tool, wait_until
-from tests.support.images import busybox_layout
-from tests.support.outside import Outside, outside_world, pid_of_gateway
+from tests.support.images import busybox_layout, debian_layout
+from tests.support.outside import Outside, descends, outside_world, pid_of_gateway
 
 pytestmark = pytest.mark.root
 
@@ -232,6 +232,56 @@ def test_a_gateway_killed_before_a_push_is_the_builds_error(scene: Scene) -> Non
     log = killed_gateway(scene, "compress", "--no-cache", "-t", target, "--push", context)
     assert "the gateway was killed by signal 9" in log
     scene.outside.builder.run("-t", target, "--push", context)
+
+
+def test_a_gateway_killed_in_a_pull_is_the_builds_error(scene: Scene) -> None:
+    base = f"{scene.registry}/debian:12"
+    run_tool("skopeo", "copy", "--dest-tls-verify=false", f"oci:{debian_layout()}:latest", f"docker://{base}")
+    context = scene.context("RUN echo pulled\n", base)
+    log = killed_gateway(scene, " pull ", context)
+    assert "the gateway was killed by signal 9" in log
+    assert "pulled" in scene.outside.builder.run(context).log
+
+
+def descriptors_below(pid: int) -> int:
+    """Open descriptors of the gateway and the executor of the command `pid`."""
+    found = 0
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            command = Path(f"/proc/{entry}/cmdline").read_bytes()
+            if descends(int(entry), pid) and (b"gateway.main" in command or b"executor.main" in command):
+                found += len(os.listdir(f"/proc/{entry}/fd"))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_thousand_connections_in_a_row_and_200_at_once_leak_no_descriptor(scene: Scene) -> None:
+    get = f"wget -qO- http://{NAME}/n > /dev/null"
+    row = f"n=0; while [ $n -lt 1000 ]; do {get} || exit 3; n=$((n + 1)); done"
+    together = f"n=0; while [ $n -lt 200 ]; do {get} || touch /failed & n=$((n + 1)); done; wait; test ! -e /failed"
+    steps = f"RUN {get}; sleep 1; echo mark-$((1)); sleep 2; {row}; {together}; sleep 1; echo mark-$((2)); sleep 2\n"
+    arguments = (
+        "run",
+        "--progress",
+        "plain",
+        "--no-cache",
+        "--policy-file",
+        scene.outside.policy(ALLOWED),
+        scene.context(steps),
+    )
+    counts = []
+    with scene.outside.builder.popen(*arguments) as process:
+        assert process.stderr is not None
+        seen = b""
+        while chunk := os.read(process.stderr.fileno(), 65536):
+            before, seen = seen, seen + chunk
+            for mark in (b" mark-1\n", b" mark-2\n"):
+                if mark in seen and mark not in before:
+                    counts.append(descriptors_below(process.pid))
+    assert process.returncode == 0, seen.decode()
+    assert len(scene.outside.world.requests) == 1201
+    assert counts[0] == counts[1]
 
 
 def test_nothing_is_left_behind(scene: Scene) -> None:

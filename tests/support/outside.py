@@ -161,7 +161,7 @@ class Listening:
 def pid_of_gateway(of: int) -> int:
     """The gateway below the command with process id `of`."""
     for entry in os.listdir("/proc"):
-        if entry.isdigit() and _is_gateway(entry) and _descends(int(entry), of):
+        if entry.isdigit() and _is_gateway(entry) and descends(int(entry), of):
             return int(entry)
     return 0
 
@@ -173,7 +173,7 @@ def _is_gateway(entry: str) -> bool:
         return False
 
 
-def _descends(pid: int, ancestor: int) -> bool:
+def descends(pid: int, ancestor: int) -> bool:
     while pid > 1:
         if pid == ancestor:
             return True

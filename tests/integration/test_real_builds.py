@@ -16,15 +16,19 @@ from tests.support.images import debian_layout
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
+# unsafe-io: as in the images that Debian makes for containers, dpkg doesn't wait for the disk after each file.
 APT = """
 FROM {base}
+ENV DPKG_FORCE=unsafe-io
 RUN apt-get update && apt-get install -y --no-install-recommends curl && rm -rf /var/lib/apt/lists/*
 CMD ["curl", "--version"]
 """
 
 C_PROGRAM = """
 FROM {base} AS compiler
-RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
+ENV DPKG_FORCE=unsafe-io
+RUN apt-get update
+RUN apt-get install -y --no-install-recommends gcc libc6-dev
 COPY hello.c /src/hello.c
 RUN gcc -O2 -static -o /hello /src/hello.c
 
@@ -35,7 +39,9 @@ ENTRYPOINT ["hello"]
 
 PYTHON = """
 FROM {base}
-RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv
+ENV DPKG_FORCE=unsafe-io
+RUN apt-get update
+RUN apt-get install -y --no-install-recommends python3 python3-venv
 WORKDIR /app
 COPY certificates.crt /usr/local/share/ca-certificates/test.crt
 COPY requirements.txt .

@@ -19,7 +19,7 @@ from sandboxbuild.launcher.emulation import emulated_architectures
 from sandboxbuild.launcher.gatewayconfig import ANY_REPOSITORY, gateway_config
 from sandboxbuild.launcher.interruption import Interruption
 from sandboxbuild.launcher.isolation import find_host
-from sandboxbuild.launcher.limits import build_limits, host_facts
+from sandboxbuild.launcher.limits import build_limits
 from sandboxbuild.launcher.outcome import BuildOutcome, Record
 from sandboxbuild.launcher.outputs import check_outputs, write_outputs
 from sandboxbuild.launcher.planning import pulled_repositories
@@ -106,7 +106,7 @@ class _Build:
     def run(self, stdin: BinaryIO) -> BuildOutcome:
         settings = self.settings
         cache_folder = bundle_folder(self.environ, is_root=os.geteuid() == 0)
-        isolation = with_filter(resolve_policy(settings, self.environ, host_facts(self.environ)), cache_folder)
+        isolation = with_filter(resolve_policy(settings, self.environ), cache_folder)
         self._limit_time(isolation.build_timeout_s)
         check_outputs(settings.outputs)
         sources = find_sources(settings, stdin, self.environ)

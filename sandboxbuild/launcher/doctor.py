@@ -6,14 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sandboxbuild.errors import SandboxbuildError
 from sandboxbuild.launcher.stores import bundle_folder, store_path
-from sandboxbuild.system import idmap
+from sandboxbuild.system import cgroups, idmap, seccomp
 
-_LIBRARY_FOLDERS: Final = ("/lib", "/usr/lib", "/lib64", "/usr/lib64", "/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu")
 _LOW_SPACE_BYTES: Final = 2 * 1000**3
 _TRY_UNSHARE: Final = "from sandboxbuild.system import namespaces as n; n.unshare(n.NEWUSER | n.NEWNS | n.NEWPID | n.NEWNET)"
 
@@ -35,8 +34,10 @@ def examine(environ: Mapping[str, str], store: str = "") -> tuple[Check, ...]:
         check_user_namespaces(is_root=is_root),
         check_ids(),
         check_overlay(_read("/proc/filesystems")),
-        check_library("libseccomp.so.2", "the syscall filter of steps", "apt-get install libseccomp2"),
-        check_cgroups(os.path.exists("/sys/fs/cgroup/cgroup.controllers"), os.path.isdir("/sys/fs/cgroup/unified")),
+        check_filter_library(seccomp.library_version()),
+        check_cgroups(cgroups.read_hierarchies(), is_root=is_root),
+        check_ptrace(_read("/proc/sys/kernel/yama/ptrace_scope").strip()),
+        check_apparmor(_read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").strip(), is_root=is_root),
         *check_folders(environ, store, is_root=is_root),
     )
 
@@ -87,17 +88,50 @@ def check_overlay(filesystems: str) -> Check:
     return Check("overlay", "warning", "not in the kernel (yet): builds copy layers, which is slower", "modprobe overlay")
 
 
-def check_library(name: str, purpose: str, remedy: str) -> Check:
-    if any(os.path.exists(f"{folder}/{name}") for folder in _LIBRARY_FOLDERS):
-        return Check(name, "ok", f"for {purpose}")
-    return Check(name, "warning", f"not found; it is for {purpose}", remedy)
+def check_filter_library(version: str) -> Check:
+    """Without it no filter can be compiled, and no step is run without one."""
+    if version:
+        return Check("libseccomp", "ok", version)
+    return Check("libseccomp", "missing", "not found; it compiles the syscall filter of steps", "apt-get install libseccomp2")
 
 
-def check_cgroups(unified: bool, hybrid: bool) -> Check:
-    if unified:
-        return Check("cgroups", "ok", "version 2")
+def check_cgroups(found: Sequence[cgroups.Hierarchy], *, is_root: bool) -> Check:
+    """What holds limits.memory, limits.pids and limits.cpu."""
+    kind = cgroups.kind_of(found)
+    places = cgroups.find_places(found)
+    if cgroups.covers(places, *cgroups.CONTROLLERS):
+        return Check("cgroups", "ok", f"{kind}: memory, pids and cpu can be limited")
+    had = {name for place in places for name in place.controllers}
+    missing = ", ".join(name for name in cgroups.CONTROLLERS if name not in had)
+    finding = f"{kind}: no group can be made with {missing}; limits of memory and pids are held by polling, of cpu not at all"
+    if is_root:
+        remedy = "mount the controllers writable: in a container, docker run --cgroupns=private with a writable /sys/fs/cgroup"
+    elif kind == "version 2":
+        remedy = "systemd-run --user --scope sandboxbuild run ..."
+    else:
+        remedy = "boot with systemd.unified_cgroup_hierarchy=1: version 1 can't be given to a user"
+    return Check("cgroups", "warning", finding, remedy)
+
+
+def check_ptrace(scope: str) -> Check:
+    """Yama's setting (admin-guide/LSM/Yama): with 0 a process may trace any other of its user, on the host."""
+    if scope in ("1", "2", "3"):
+        return Check("ptrace scope", "ok", scope)
+    finding = "0: any process of a user may trace the user's others" if scope == "0" else "the kernel has no Yama"
+    return Check("ptrace scope", "ok" if not scope else "warning", finding, "sysctl -w kernel.yama.ptrace_scope=1")
+
+
+def check_apparmor(restricts: str, *, is_root: bool) -> Check:
+    """Ubuntu's restriction of user namespaces to programs with a profile of AppArmor's."""
+    if restricts != "1":
+        return Check("AppArmor", "ok", "doesn't restrict user namespaces")
+    if is_root:
+        return Check("AppArmor", "ok", "restricts user namespaces, but not root's")
     return Check(
-        "cgroups", "warning", "hybrid" if hybrid else "version 1 or none", "boot with systemd.unified_cgroup_hierarchy=1"
+        "AppArmor",
+        "missing",
+        "lets no unprivileged program have capabilities in a user namespace",
+        "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0, or a profile with `userns,` for this interpreter",
     )
 
 

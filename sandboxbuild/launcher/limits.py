@@ -17,16 +17,20 @@ from sandboxbuild.runtimes import Sandbox
 from sandboxbuild.system import cgroups
 
 SWITCH: Final = "SANDBOXBUILD_CGROUPS"  # "off" keeps cgroups out of use
+_NEEDED: Final = ("memory", "pids")  # users are often given these and no others
 POLL_S: Final = 0.1
 HEADROOM_BYTES: Final = 1 << 30  # above the limit, a process can have no more even between two looks
 _REMEDY: Final = "raise limits.{0} in the policy, or let the build use less (--jobs=1 runs one step at a time)"
 
 
 def host_facts(environ: Mapping[str, str]) -> frozenset[str]:
-    """What can be had here, as facts for runtimes/*.toml: `cgroup` (every controller) and `polling`."""
+    """What can be had here, as facts for runtimes/*.toml: `cgroup` (for memory and pids), `cgroup_cpu` and `polling`."""
     facts = set()
-    if cgroups.covers(_places(environ)):
+    places = _places(environ)
+    if cgroups.covers(places, *_NEEDED):
         facts.add("cgroup")
+        if cgroups.covers(places, "cpu"):
+            facts.add("cgroup_cpu")
     if os.geteuid() == 0 or "hidepid=" not in _proc_options():
         facts.add("polling")
     return frozenset(facts)
@@ -107,7 +111,7 @@ def build_limits(step: StepIsolation, build_id: str, environ: Mapping[str, str])
     Enter it before the sandbox is started, so that it is left when the sandbox is gone. Raises IsolationError.
     """
     places = _places(environ) if step.memory_bytes or step.pids or step.cpus else ()
-    if not cgroups.covers(places):
+    if not cgroups.covers(places, *_NEEDED):
         yield BuildLimits(step, None)
         return
     cgroups.sweep(places)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from sandboxbuild.errors import PolicyError, UsageError
 from sandboxbuild.gateway.access import source_fault
+from sandboxbuild.launcher.limits import host_facts
 from sandboxbuild.launcher.policycache import kept, policy_key
 from sandboxbuild.launcher.settings import BuildSettings
 from sandboxbuild.launcher.stores import bundle_folder
@@ -16,12 +17,13 @@ from sandboxbuild.policy.library import Library, library
 from sandboxbuild.protocol.events import BaseResolved
 
 
-def resolve_policy(settings: BuildSettings, environ: Mapping[str, str], facts: Collection[str] = ()) -> Isolation:
-    """What the build is confined to. `facts` are what probes found on this host (see runtimes/*.toml).
+def resolve_policy(settings: BuildSettings, environ: Mapping[str, str], facts: Collection[str] | None = None) -> Isolation:
+    """What the build is confined to. `facts` are what probes found on this host (see runtimes/*.toml); None asks them.
 
     Raises PolicyError for a profile or policy that is faulty or that the runtime doesn't enforce, and for a network that the
     policy doesn't grant; UsageError for an --allow-host that names no host.
     """
+    facts = host_facts(environ) if facts is None else facts
     found = library(environ)
     learning = bool(settings.learn)
     key = policy_key(found, settings.profile, settings.policy_file, facts, learning=learning)

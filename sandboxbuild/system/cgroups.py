@@ -92,9 +92,9 @@ def find_places(found: Sequence[Hierarchy]) -> tuple[Place, ...]:
     return tuple(places)
 
 
-def covers(places: Sequence[Place]) -> bool:
-    """Whether every limit that we know can be set."""
-    return {name for place in places for name in place.controllers} == set(CONTROLLERS)
+def covers(places: Sequence[Place], *controllers: str) -> bool:
+    """Whether groups there can have limits of `controllers`."""
+    return set(controllers) <= {name for place in places for name in place.controllers}
 
 
 def _place_in_version_1(entry: Hierarchy, wanted: Sequence[str]) -> Place | None:
@@ -128,6 +128,8 @@ class Group:
         self._places: dict[str, Place] = {}
         self._locks: list[int] = []
         self._pids = 0
+        self._nested = False
+        self._kills_before = count_kills()
         try:
             for place in places:
                 self._make(place, f"{place.folder}/{PREFIX}{build_id}")
@@ -162,12 +164,28 @@ class Group:
     def exceeded(self) -> str:
         """The limit that was met: memory (the kernel has killed a process for it), pids (a fork was refused), or ""."""
         for folder, place in self._places.items():
-            events = "memory.oom_control" if place.version == 1 else "memory.events"
-            if "memory" in place.controllers and _count(f"{folder}/{events}", "oom_kill"):
+            below = list(_below(folder))
+            self._nested = self._nested or bool(below)
+            if "memory" in place.controllers and self._out_of_memory(place, folder, below):
                 return "memory"
-            if self._pids and "pids" in place.controllers and _count(f"{folder}/pids.events", "max"):
+            if self._pids and "pids" in place.controllers and self._out_of_pids(folder, below):
                 return "pids"
         return ""
+
+    def _out_of_memory(self, place: Place, folder: str, below: Sequence[str]) -> bool:
+        """Version 1 counts a kill where the process was, and a runtime's group below ours may be gone by now: then a kill
+        anywhere and a limit of ours that was reached say it together."""
+        events = "memory.oom_control" if place.version == 1 else "memory.events"
+        if any(_count(f"{group}/{events}", "oom_kill") for group in (folder, *below)):
+            return True
+        killed = place.version == 1 and self._nested and count_kills() > self._kills_before
+        return killed and _read(f"{folder}/memory.failcnt").strip() not in ("", "0")
+
+    def _out_of_pids(self, folder: str, below: Sequence[str]) -> bool:
+        if any(_count(f"{group}/pids.events", "max") for group in (folder, *below)):
+            return True
+        current = _read(f"{folder}/pids.current").strip()
+        return current.isdecimal() and int(current) >= self._pids
 
     def close(self) -> None:
         """Remove the group, with what is left in it. Idempotent."""
@@ -196,6 +214,11 @@ def _values(place: Place, memory_bytes: int, pids: int, cpus: float) -> Mapping[
         else:
             values["cpu.max"] = f"{quota} {_PERIOD_US}"
     return values
+
+
+def count_kills() -> int:
+    """Processes that the kernel has killed for want of memory since boot (proc_vmstat, oom_kill); 0 where it doesn't say."""
+    return _count("/proc/vmstat", "oom_kill")
 
 
 def join(folders: Sequence[str], pid: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sandboxbuild.system import cgroups
-from tests.support.builder import Builder, Done
+from tests.support.builder import Builder, Done, wait_until
 
 BUSYBOX = shutil.which("busybox")
 pytestmark = [pytest.mark.root, pytest.mark.skipif(BUSYBOX is None, reason="needs busybox-static")]
@@ -36,7 +37,7 @@ def held(request: pytest.FixtureRequest, builder: Builder) -> str:
     """How limits of the whole sandbox are held. Both have to do the same."""
     if request.param == "polling":
         builder.environment["SANDBOXBUILD_CGROUPS"] = "off"
-    elif not cgroups.covers(cgroups.find_places(cgroups.read_hierarchies())):
+    elif not cgroups.covers(cgroups.find_places(cgroups.read_hierarchies()), *cgroups.CONTROLLERS):
         pytest.skip("no cgroup can be made here")
     return str(request.param)
 
@@ -65,11 +66,26 @@ def ended(builder: Builder, status: int, limits: str, command: str) -> Done:
 
 
 def leftovers() -> list[str]:
-    """Groups of builds that nobody has any more."""
+    """Groups of builds that no launcher holds."""
     places = cgroups.find_places(cgroups.read_hierarchies())
-    return [
+    found = [
         f"{place.folder}/{name}" for place in places for name in os.listdir(place.folder) if name.startswith(cgroups.PREFIX)
     ]
+    return [folder for folder in found if is_free(folder)]
+
+
+def is_free(folder: str) -> bool:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return os.path.exists(folder)
 
 
 def test_a_memory_hog_ends_by_the_memory_limit(builder: Builder, held: str) -> None:
@@ -124,11 +140,43 @@ def test_daemons_end_with_their_step(builder: Builder) -> None:
 
 
 def sleepers() -> list[str]:
+    return [line for line in command_lines() if "sleep\x004711" in line]
+
+
+@pytest.mark.parametrize("profile", ["runc", "gvisor"])
+@pytest.mark.parametrize(
+    ("limits", "command", "named"),
+    [
+        ('memory = "400MiB"', MEMORY_HOG, "limits.memory"),
+        ("pids = 250", FORK_BOMB, "limits.pids"),
+        ('disk = "32MiB"', DISK_FILLER, "limits.disk"),
+    ],
+)
+def test_other_runtimes_hold_the_same_limits(builder: Builder, profile: str, limits: str, command: str, named: str) -> None:
+    if shutil.which({"gvisor": "runsc"}.get(profile, profile)) is None:
+        pytest.skip(f"{profile} is not installed")
+    done = builder.fail(102, "--profile", profile, *arguments(builder, limits, command), timeout_s=90)
+    assert named in done.last_error
+    assert leftovers() == []
+
+
+def test_the_group_of_a_killed_build_goes_with_the_next_build(builder: Builder) -> None:
+    if not cgroups.covers(cgroups.find_places(cgroups.read_hierarchies()), *cgroups.CONTROLLERS):
+        pytest.skip("no cgroup can be made here")
+    process = builder.popen("run", *arguments(builder, "pids = 300", "sleep 60"))
+    wait_until(lambda: "sleep\x0060" in " ".join(command_lines()), what="the step")
+    process.kill()
+    process.communicate()
+    wait_until(lambda: builder.processes() == [], what="the sandbox's end")
+    builder.run(*arguments(builder, "pids = 300", "sleep 0"))
+    assert leftovers() == []
+
+
+def command_lines() -> list[str]:
     found = []
     for entry in filter(str.isdigit, os.listdir("/proc")):
         try:
-            if b"sleep\x004711" in Path(f"/proc/{entry}/cmdline").read_bytes():
-                found.append(entry)
+            found.append(Path(f"/proc/{entry}/cmdline").read_text())
         except OSError:
             continue
     return found
@@ -152,7 +200,7 @@ def test_a_cpu_limit_needs_a_cgroup(builder: Builder) -> None:
 
 
 def test_a_cpu_limit_slows_a_step(builder: Builder) -> None:
-    if not cgroups.covers(cgroups.find_places(cgroups.read_hierarchies())):
+    if not cgroups.covers(cgroups.find_places(cgroups.read_hierarchies()), *cgroups.CONTROLLERS):
         pytest.skip("no cgroup can be made here")
     done = builder.run(
         *arguments(builder, "cpu = 0.2", "n=0; while [ $n -lt 150000 ]; do n=$((n+1)); done; cat /proc/self/cgroup")

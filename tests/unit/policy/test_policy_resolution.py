@@ -67,7 +67,7 @@ def test_packaged_names_are_the_promised_ones() -> None:
 
 
 def test_plain_lets_any_public_name_through_and_hardened_none() -> None:
-    claims = load_runtime(PACKAGED, "namespaces").enforced(())
+    claims = load_runtime(PACKAGED, "namespaces").enforced({"polling"})
     plain = resolve(load_profile(PACKAGED, "plain"), None, "namespaces", claims)
     assert plain.step.allowed_ports == (80, 443)
     hardened = resolve(load_profile(PACKAGED, "hardened"), None, "namespaces", claims)

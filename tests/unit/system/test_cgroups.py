@@ -70,7 +70,7 @@ def test_in_version_2_the_nearest_ancestor_that_delegates_is_taken(tmp_path: Pat
 def test_controllers_that_nobody_hands_down_are_not_had(tmp_path: Path) -> None:
     places = cgroups.find_places([hierarchy_2(tmp_path, a="hugetlb")])
     assert places == ()
-    assert not cgroups.covers(places)
+    assert not cgroups.covers(places, "memory")
 
 
 def test_in_a_hybrid_each_controller_is_taken_once(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_in_a_hybrid_each_controller_is_taken_once(tmp_path: Path) -> None:
     version_1 = [Hierarchy(1, str(tmp_path / name), str(tmp_path / name), (name,)) for name in ("memory", "pids", "cpu")]
     places = cgroups.find_places([entry, *version_1])
     assert [(place.version, place.controllers) for place in places] == [(2, ("pids",)), (1, ("memory",)), (1, ("cpu",))]
-    assert cgroups.covers(places)
+    assert cgroups.covers(places, *cgroups.CONTROLLERS)
 
 
 def written(folder: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from sandboxbuild.policy.quantities import Count, Duration, Processors, Size
 
 
 class Limits(Section):
-    """Absent keys are no limit. All but `build_timeout` are for each step."""
+    """Absent keys are no limit. memory, pids, cpu and build_timeout are for the whole build, the others for each step."""
 
     memory: Size | None = None
     pids: Count | None = None

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from sandboxbuild.gateway.audit import CONNECT, FETCH, REFUSE, STEP, AuditLog, Record
-from sandboxbuild.gateway.limits import Meter
+from sandboxbuild.gateway.limits import Meter, time_limit_key
 from sandboxbuild.gateway.resolver import Resolver, Unresolved
 from sandboxbuild.gateway.rules import RUN, Admitted, Allowed, Asker, Refused, admit, choose
 from sandboxbuild.gateway.wire import NameCheck
@@ -222,6 +222,8 @@ class _Trip:
 
     def closed(self, reason: str) -> None:
         self._meter.closed(self._asker.step)
+        key = time_limit_key(reason)
+        reason = f"{reason} ([network.limits] {key})" if key else reason
         refused = self._limit or (self.check is not None and self.check.fault)
         carried = CONNECT if self._asker.kind == RUN else FETCH
         self._audit.write(

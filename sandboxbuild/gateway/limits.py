@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from sandboxbuild.policy.isolation import Budget
+from sandboxbuild.system.relay import IDLE, LASTED
 
 
 class _Account:
@@ -87,6 +88,11 @@ class Meter:
     @property
     def connected_s(self) -> float:
         return _shorter(self.step_budget.connected_s, self.build_budget.connected_s)
+
+
+def time_limit_key(reason: str) -> str:
+    """The policy's key behind the end of a connection that the relay calls so; "" for other ends."""
+    return "time" if reason == LASTED else "idle" if reason.startswith(IDLE) else ""
 
 
 def _shorter(one_s: float, other_s: float) -> float:

@@ -39,8 +39,8 @@ class AuditTrail:
         return tuple(self._kept.values())
 
     def refusals(self, step: str) -> tuple[Record, ...]:
-        """What was refused to the step of that number."""
-        return tuple(record for record in self._kept.values() if record.kind == REFUSE and record.step == step)
+        """What was refused to the step of that number, and its connections that a limit of time ended."""
+        return tuple(record for record in self._kept.values() if record.step == step and _is_refusal(record))
 
     def close(self) -> None:
         """Raises InputError when the log is not complete: a build without its log has not been audited."""
@@ -49,6 +49,10 @@ class AuditTrail:
             self._fd = -1
         if self._fault:
             raise InputError(f"the audit log {self._path!r} is not complete: {self._fault}")
+
+
+def _is_refusal(record: Record) -> bool:
+    return record.kind == REFUSE or (record.kind == CONNECT and "[network.limits]" in record.reason)
 
 
 def _opened(path: str) -> int:

@@ -21,6 +21,10 @@ SWEEP_S: Final = 0.5
 _EDGES: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
+IDLE: Final = "nothing moved"
+LASTED: Final = "the connection lasted too long"
+
+
 class Cut(Exception):
     """A filter ends the connection. `reply` is sent to the client first, where it fits into its socket."""
 
@@ -132,9 +136,9 @@ class _Pair:
 
     def overdue(self, now_s: float) -> str:
         if self.idle_s and now_s - self.active_s > self.idle_s:
-            return f"nothing moved for {self.idle_s:g} s"
+            return f"{IDLE} for {self.idle_s:g} s"
         if self.ends_s and now_s > self.ends_s:
-            return "the connection lasted too long"
+            return LASTED
         return ""
 
 

@@ -67,6 +67,29 @@ def test_a_refused_name_fails_in_milliseconds(scene: Scene) -> None:
     scene.outside.builder.run("--no-cache", "--policy-file", scene.outside.policy(ALLOWED), scene.context(steps))
 
 
+@pytest.mark.parametrize(
+    ("limit", "script"),
+    [
+        ('download = "1MiB"', f"wget -qO- http://{NAME}/big > /dev/null"),
+        ("connections_total = 2", f"for n in 1 2 3; do wget -qO- http://{NAME}/n || exit 5; done"),
+        ('time = "1s"', f"(echo; sleep 30) | nc {NAME} 80"),
+    ],
+)
+def test_a_limit_that_is_hit_is_named_by_its_key(scene: Scene, limit: str, script: str) -> None:
+    policy = scene.outside.policy(f"{ALLOWED}[network.limits.step]\n{limit}\n")
+    done = scene.outside.builder.fail(1, "--no-cache", "--policy-file", policy, scene.context(f"RUN {script}; exit 5\n"))
+    hint = next(line for line in done.log.splitlines() if line.startswith("hint: "))
+    assert limit.split(maxsplit=1)[0] in hint
+
+
+def test_a_name_that_does_not_resolve_is_no_matter_of_the_policy(scene: Scene) -> None:
+    policy = scene.outside.policy('[network.run]\nallow = ["nowhere.example.com"]\n')
+    done = scene.outside.builder.fail(1, "--policy-file", policy, scene.context("RUN wget -q http://nowhere.example.com/\n"))
+    hint = next(line for line in done.log.splitlines() if line.startswith("hint: "))
+    assert "nowhere.example.com has no address" in hint
+    assert "policy" not in hint
+
+
 def test_a_host_of_the_command_line_is_allowed_beside_the_policy(scene: Scene) -> None:
     steps = f"RUN wget -qO- http://{OTHER}/cli && wget -qO- http://{NAME}/file\n"
     policy = scene.outside.policy(ALLOWED)

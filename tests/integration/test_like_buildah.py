@@ -5,6 +5,7 @@ Where the two differ by intent, the difference is in KNOWN with its reason; ever
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -80,8 +81,34 @@ CORPUS: Final = {
     "from-scratch": Case("FROM BASE:1 AS b\nFROM scratch\nCOPY --from=b /bin/busybox /bin/busybox\nCOPY dir /dir\nENV A=1\n"),
     "continuations": Case("RUN echo a \\\n  # a comment\n  b \\\n\n  c > /seen\nENV A=1 \\\n    B=2\n"),
     "escape-directive": Case("# escape=`\nFROM BASE:1\nRUN echo a `\n  b > /seen\nENV P=C:\\x\n"),
+    "stages-with-links": Case(
+        "FROM BASE:1 AS one\nRUN mkdir -p /t/in; echo x > /t/a; ln /t/a /t/in/b; ln -s ../a /t/in/soft; "
+        "ln -s /none /t/dangling; mkfifo /t/pipe; chmod 2750 /t/in; chown -R 5:6 /t; chown -h 7:8 /t/dangling\n"
+        "FROM BASE:1\nCOPY --from=one /t /whole\nCOPY --from=one /t/in/soft /single/\n"
+    ),
+    "copy-a-link-to-a-folder": Case("RUN mkdir /f; echo x > /f/x\nCOPY dir/link-to-sub /one\nCOPY dir/link-to-sub/ /two/\n"),
+    "copy-into-relative-link": Case("RUN mkdir -p /a/b /c; ln -s ../../c /a/b/up\nCOPY a.txt /a/b/up/\nCOPY dir /a/b/up/dir\n"),
+    "parents-are-made": Case("COPY a.txt /p/q/r/\nCOPY --chown=9:9 a.txt /s/t/u\nADD --chown=9:9 packed.tar.gz /v/w/\n"),
+    "folder-becomes-link": Case("RUN mkdir -p /x/y; echo 1 > /x/y/f\nRUN rm -r /x/y; ln -s /tmp /x/y; echo 2 > /tmp/g\n"),
+    "touched-and-unchanged": Case("RUN echo 1 > /f; mkdir /e\nRUN touch -d @0 /f\nRUN chmod 600 /f; chown 3:4 /e\nRUN true\n"),
+    "moved": Case("RUN mkdir /m; echo 1 > /m/a; echo 2 > /m/b\nRUN mv /m /n\nRUN mkdir /m; mv /n/a /m/a\n"),
+    "hard-links-across-layers": Case("RUN echo 1 > /h1\nRUN ln /h1 /h2\nRUN echo 2 >> /h2\nRUN rm /h1\n"),
+    "odd-names": Case("COPY odd /odd\nRUN ls /odd | wc -l > /count\n"),
+    "json-copy": Case('COPY ["odd/with space", "a.txt", "/to/"]\nADD ["b.txt", "/named b"]\n'),
+    "add-many-archives": Case("ADD packed.tar.gz a.txt /both/\nADD packed.tar /plain/\n"),
+    "sticky-and-setgid": Case("RUN mkdir -m 2775 /g; chown 0:4242 /g; mkdir /g/sub; touch /g/f\nCOPY a.txt /g/copied\n"),
+    "numeric-user-unknown": Case("USER 4567:89\nRUN id > /tmp/id; echo $HOME >> /tmp/id\nWORKDIR /w\nCOPY a.txt mine\n"),
+    "env-in-most-places": Case(
+        "ENV D=/dir U=user L=la P=81\nWORKDIR $D\nCOPY a.txt ${D}2/\nUSER $U\nLABEL $L=$P\nEXPOSE $P\nVOLUME $D/v\n"
+        'STOPSIGNAL SIG${X:-KILL}\nCMD ["$D"]\n'
+    ),
     "command-line-labels": Case("LABEL a=1\n", ("--label", "x=y", "--label", "z=1")),
 }  # fmt: skip
+
+ODD_NAMES: Final = (
+    *("with space", "quote'\"", "star*", "[set]", "-dash", ".hidden", "$HOME", "new\nline"),
+    *("\u00fcml\u00e4ut", "n" * 200),
+)
 
 # Paths that only one of the two makes or touches, and why that is no fault of either.
 KNOWN_PATHS: Final = {
@@ -100,6 +127,7 @@ KNOWN_SETTINGS: Final = {"ArgsEscaped": "BuildKit sets it for shell forms, build
 KNOWN: Final = {
     "escape-directive": {"Env: ['P=C:": "with escape=` BuildKit leaves a backslash in ENV alone, buildah takes it away"},
     "shell-and-forms": {"Cmd: ['/bin/sh', '-e'": "SHELL holds for CMD in BuildKit, buildah takes /bin/sh -c"},
+    "parents-are-made": {"v/w/inner": "--chown of ADD holds for what an archive holds in BuildKit, buildah leaves its owners"},
     "from-scratch": {"WorkingDir: '/'": "BuildKit writes the working directory of scratch, buildah leaves it out"},
 }
 
@@ -137,14 +165,19 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "links" / "relative").symlink_to("target")
     (top / "links" / "absolute").symlink_to("/etc/passwd")
     (top / "links" / "dangling").symlink_to("nowhere")
+    (top / "dir" / "link-to-sub").symlink_to("sub")
+    (top / "odd").mkdir()
+    for name in ODD_NAMES:
+        (top / "odd" / name).write_text(name)
     (top / ".dockerignore").write_text("ignored\n**/*.log\nDockerfile*\n.dockerignore\n")
-    with tarfile.open(top / "packed.tar.gz", "w:gz") as archive:
+    with tarfile.open(top / "packed.tar", "w") as archive:
         for info, content in (
             member("inner/file", b"packed", mode=0o640, owner=33),
             member("inner/link", kind=tarfile.SYMTYPE, link="file", mode=0o777),
             member("inner/hard", kind=tarfile.LNKTYPE, link="inner/file", mode=0o640, owner=33),
         ):
             archive.addfile(info, io.BytesIO(content))
+    (top / "packed.tar.gz").write_bytes(gzip.compress((top / "packed.tar").read_bytes()))
     return top
 
 

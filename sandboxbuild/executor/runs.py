@@ -51,7 +51,8 @@ class Runs:
         """What of the policy can change the result."""
         isolation = self._request.isolation
         proxied = {"proxy": "true"} if isolation.proxy else {}
-        return {"capabilities": " ".join(sorted(isolation.capabilities)), "network": self._network(op), **proxied}
+        capabilities = " ".join(sorted(isolation.capabilities))
+        return {"capabilities": capabilities, "network": self._network(op), "syscalls": isolation.syscalls, **proxied}
 
     def perform(self, op: RunOp, step: Step, stage: Stage, workspace: Workspace, vertex: Vertex) -> None:
         """Run it in the workspace. Raises StepFailed, LimitExceeded, BuildTimeout, or why it could not begin."""

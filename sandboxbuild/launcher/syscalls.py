@@ -10,12 +10,13 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
+from sandboxbuild import __version__
 from sandboxbuild.policy.isolation import Isolation, SyscallChoice
 from sandboxbuild.policy.library import packaged_folder, read_file
 from sandboxbuild.system import seccomp
 
 FOLDER: Final = "filters"
-_FORMAT: Final = 1
+_FORMAT: Final = 2  # of what is compiled from the same words; a new one, a new number
 _INSTRUCTION_BYTES: Final = 8
 
 
@@ -24,14 +25,23 @@ def with_filter(isolation: Isolation, cache_folder: str) -> Isolation:
 
     Raises PolicyError for a file that can't be read or enforced, IsolationError where libseccomp is missing.
     """
-    step = isolation.step
-    program = filter_program(isolation.syscalls, step.capabilities, cache_folder)
-    return isolation._replace(step=step._replace(seccomp_program=program))
+    choice, step = isolation.syscalls, isolation.step
+    document = _document(choice)
+    program = filter_program(choice, step.capabilities, cache_folder, document)
+    return isolation._replace(step=step._replace(seccomp_program=program, syscalls=_source(document, choice)))
 
 
-def filter_program(choice: SyscallChoice, capabilities: Sequence[str], cache_folder: str) -> bytes:
-    """The BPF program of `choice` for a step with `capabilities`, on this host."""
-    document = read_file(choice.file or os.path.join(packaged_folder(), "profiles", "syscalls", f"{choice.profile}.json"))
+def _document(choice: SyscallChoice) -> bytes:
+    return read_file(choice.file or os.path.join(packaged_folder(), "profiles", "syscalls", f"{choice.profile}.json"))
+
+
+def _source(document: bytes, choice: SyscallChoice) -> str:
+    """A digest of all that an operator says of the filter; the same on each host."""
+    return hashlib.sha256(repr((sorted(choice.allow), sorted(choice.deny))).encode() + document).hexdigest()
+
+
+def filter_program(choice: SyscallChoice, capabilities: Sequence[str], cache_folder: str, document: bytes) -> bytes:
+    """The BPF program of `choice`, whose file has the bytes `document`, for a step with `capabilities` on this host."""
     path = os.path.join(cache_folder, FOLDER, _key(document, choice, capabilities))
     program = _recall(path)
     if not program:
@@ -43,7 +53,7 @@ def filter_program(choice: SyscallChoice, capabilities: Sequence[str], cache_fol
 def _key(document: bytes, choice: SyscallChoice, capabilities: Sequence[str]) -> str:
     """All that a program depends on; of the host, its kernel, architecture and library."""
     host = os.uname()
-    words = (_FORMAT, sorted(capabilities), sorted(choice.allow), sorted(choice.deny), host.machine, host.release)
+    words = (_FORMAT, __version__, sorted(capabilities), sorted(choice.allow), sorted(choice.deny), host.machine, host.release)
     return hashlib.sha256(repr((*words, seccomp.library_version())).encode() + document).hexdigest()
 
 

@@ -16,7 +16,7 @@ class StepIsolation(NamedTuple):
     `network` is the network that a step with --network=default gets: "gateway", "none" or "host"; `host_network` lets
     RUN --network=host have the host's. `cpus` is how many processors' time a step may use (0.0: all). `proxy` puts HTTP_PROXY
     and friends into the environment of steps on the gateway's network. `process_memory_bytes` is for each process, where the
-    sum is only looked at now and then.
+    sum is only looked at now and then. `syscalls` names, for cache keys, what the program was compiled from.
     """
 
     seccomp_program: bytes = b""
@@ -47,6 +47,7 @@ class StepIsolation(NamedTuple):
     cpus: float = 0.0
     proxy: bool = False
     process_memory_bytes: int = 0
+    syscalls: str = ""
 
 
 class Allow(NamedTuple):

@@ -79,23 +79,30 @@ def read_rules(
     machine: str = "x86_64",
     kernel: tuple[int, int] = (6, 0),
 ) -> Rules:
-    """The rules of a profile for a step with `capabilities` (without CAP_). `deny` wins over the profile, and it over `allow`.
+    """The rules of a profile for a step with `capabilities` (without CAP_).
+
+    `deny` wins over `allow`, and both over the profile, which names many calls only to give their refusal an errno.
 
     Raises PolicyError for what isn't understood: an unknown key, action or operator is never skipped.
     """
     profile = _parse(document)
     _check_architecture(profile, machine)
     default = _action(profile, "defaultAction", "defaultErrnoRet", 1)
-    denied = frozenset(deny)
+    denied, allowed = frozenset(deny), frozenset(allow)
     found: list[Rule] = []
     for number, entry in enumerate(_list(profile, "syscalls")):
         where = f"syscalls[{number}]"
         _only(entry, _RULE_KEYS, where)
         if _applies(entry, capabilities, machine, kernel, where):
-            found += [rule for rule in _entry_rules(entry, where) if rule.name not in denied]
-    found += [Rule(name, None) for name in allow if name not in denied]
+            found += [rule for rule in _entry_rules(entry, where) if rule.name not in denied | allowed or _keeps(rule, denied)]
+    found += [Rule(name, None) for name in sorted(allowed - denied)]
     found += [Rule(name, 1) for name in sorted(denied)]
     return _split(default, found)
+
+
+def _keeps(rule: Rule, denied: frozenset[str]) -> bool:
+    """Whether a profile's rule for a call that an operator names still holds: one that refuses certain arguments does."""
+    return rule.name not in denied and (rule.errno is None or bool(rule.comparisons))
 
 
 def _parse(document: bytes) -> dict[str, Any]:

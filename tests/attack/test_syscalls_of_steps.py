@@ -80,11 +80,11 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (folder / "try").read_bytes()
 
 
-def answers(builder: Builder, program: bytes, *options: str | Path, user: str = "0") -> dict[str, int]:
-    """What each call said in a step."""
+def answers(builder: Builder, program: bytes, *options: str | Path, user: str = "0", cached: bool = False) -> dict[str, int]:
+    """What each call said in a step; nothing where the step was `cached`."""
     dockerfile = f'FROM scratch\nCOPY try /try\nUSER {user}\nRUN ["/try"]\n'
     context = builder.context({"Dockerfile": dockerfile, "try": program})
-    log = builder.run("--no-cache", *options, context).log
+    log = builder.run(*([] if cached else ["--no-cache"]), *options, context).log
     lines = [line.partition("tried ")[2].split() for line in log.splitlines() if "tried " in line]
     return {name: int(number) for name, number in lines}
 
@@ -129,3 +129,12 @@ def test_a_filter_that_cannot_be_made_stops_the_build(builder: Builder, text: st
     policy.write_text(f"[syscalls]\n{text}\n")
     context = builder.context({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
     assert said in builder.fail(4, "--policy-file", policy, context).last_error
+
+
+def test_a_step_that_ran_under_another_filter_is_not_taken_from_the_cache(builder: Builder, program: bytes) -> None:
+    first = answers(builder, program, cached=True)
+    assert first["ptrace"] == 1
+    assert answers(builder, program, cached=True) == {}
+    policy = builder.folder / "allow.toml"
+    policy.write_text('[syscalls]\nallow = ["ptrace"]\n')
+    assert answers(builder, program, "--policy-file", policy, cached=True)["ptrace"] == 3

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from sandboxbuild.errors import IsolationError, PolicyError
-from sandboxbuild.launcher.syscalls import FOLDER, filter_program
-from sandboxbuild.policy.isolation import SyscallChoice
+from sandboxbuild.launcher.syscalls import FOLDER, with_filter
+from sandboxbuild.policy.isolation import (
+    Isolation,
+    NetworkRules,
+    RegistryAccess,
+    SourceRules,
+    StepIsolation,
+    SyscallChoice,
+)
 
 OPEN = {"defaultAction": "SCMP_ACT_ALLOW"}
 
@@ -20,6 +28,16 @@ def choice(tmp_path: Path) -> SyscallChoice:
     """A small filter, quickly compiled."""
     (tmp_path / "open.json").write_text(json.dumps(OPEN))
     return SyscallChoice("", str(tmp_path / "open.json"))
+
+
+def filtered(choice: SyscallChoice, capabilities: Sequence[str], folder: str) -> StepIsolation:
+    step = StepIsolation(capabilities=tuple(capabilities))
+    isolation = Isolation("p", "", "r", step, NetworkRules(), RegistryAccess(), SourceRules(), choice)
+    return with_filter(isolation, folder).step
+
+
+def filter_program(choice: SyscallChoice, capabilities: Sequence[str], folder: str) -> bytes:
+    return filtered(choice, capabilities, folder).seccomp_program
 
 
 def kept(folder: Path) -> list[Path]:
@@ -66,3 +84,11 @@ def test_a_filter_that_everybody_can_write_is_refused(tmp_path: Path, choice: Sy
 def test_a_cache_folder_that_cannot_be_written_is_no_fault(tmp_path: Path, choice: SyscallChoice) -> None:
     (tmp_path / "file").write_text("")
     assert filter_program(choice, [], str(tmp_path / "file"))
+
+
+def test_cache_keys_tell_filters_apart_and_not_hosts(tmp_path: Path, choice: SyscallChoice) -> None:
+    name = filtered(choice, ["CHOWN"], str(tmp_path)).syscalls
+    assert filtered(choice, [], str(tmp_path)).syscalls == name
+    assert filtered(choice._replace(deny=("mount",)), ["CHOWN"], str(tmp_path)).syscalls != name
+    (tmp_path / "open.json").write_text(json.dumps({**OPEN, "comment": "another"}))
+    assert filtered(choice, ["CHOWN"], str(tmp_path)).syscalls != name

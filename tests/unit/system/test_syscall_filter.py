@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sandboxbuild.errors import PolicyError
 from sandboxbuild.system import seccomp
-from sandboxbuild.system.syscallprofile import read_rules
+from sandboxbuild.system.syscallprofile import Rule, read_rules
 
 PROFILES = Path(__file__).parents[3] / "profiles" / "syscalls"
 X86_64, I386 = 0xC000003E, 0x40000003
@@ -177,6 +177,15 @@ def test_deny_wins_over_the_profile_and_over_allow() -> None:
         document(syscalls=[entry(["read", "write"])]), capabilities=[], allow=["fsync", "read"], deny=["read"]
     )
     assert (run(made, 0), run(made, 1), run(made, 74)) == (errno(1), ALLOW, ALLOW)
+
+
+def test_allow_opens_what_a_profile_refuses_by_name_but_not_by_argument() -> None:
+    refused = [{**entry(["read", "write"]), "action": "SCMP_ACT_ERRNO", "errnoRet": 13}]
+    by_argument = {**refused[0], "names": ["kill"], "args": [{"index": 1, "value": 9, "op": "SCMP_CMP_EQ"}]}
+    rules = read_rules(document(syscalls=[*refused, by_argument]), capabilities=[], allow=["read", "kill"])
+    assert Rule("read", None) in rules.rules and Rule("read", 13) not in rules.rules
+    assert Rule("write", 13) in rules.rules
+    assert [rule.name for rule in rules.refusals] == ["kill"]
 
 
 @x86_only

@@ -187,8 +187,7 @@ def test_a_killed_keeper_takes_the_sandbox_with_it(builder: Builder) -> None:
     with builder.popen("run", "--profile", "runc", "--progress", "plain", context) as process:
         try:
             wait_until(lambda: find_process("sleep 7701") is not None, 60, what="the step")
-            children = run_tool("ps", "-ww", "--ppid", str(process.pid), "-o", "pid=,args=").splitlines()
-            os.kill(next(int(line.split()[0]) for line in children if "keeper" in line), signal.SIGKILL)
+            os.kill(keeper_of(process.pid), signal.SIGKILL)
             _, log = process.communicate(timeout=60)
         finally:
             process.kill()
@@ -197,6 +196,15 @@ def test_a_killed_keeper_takes_the_sandbox_with_it(builder: Builder) -> None:
     builder.check_nothing_is_left()
     for name in empty_cgroups():
         remove_cgroups(name)  # nobody was left to do it
+
+
+def keeper_of(launcher: int) -> int:
+    """The launcher's child that runs keeper.py."""
+    for thread in Path(f"/proc/{launcher}/task").iterdir():
+        for pid in (thread / "children").read_text().split():
+            if b"keeper" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+    raise AssertionError("no keeper")
 
 
 def empty_cgroups() -> set[str]:

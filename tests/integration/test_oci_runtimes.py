@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from sandboxbuild.runtimes.keeper import remove_cgroups
-from tests.support.builder import Builder, run_tool, wait_until
+from tests.support.builder import Builder, wait_until
 from tests.support.profiles import runtime_or_skip
 from tests.support.sandboxes import find_process
 
@@ -181,12 +181,13 @@ def test_a_killed_build_leaves_nothing(builder: Builder, profile: str, moment_s:
 
 def test_a_killed_keeper_takes_the_sandbox_with_it(builder: Builder) -> None:
     runtime_or_skip("runc")
-    dockerfile = 'FROM scratch\nCOPY busybox /busybox\nRUN ["/busybox", "sleep", "7701"]\n'
+    seconds = str(7_000_000 + os.getpid())  # nobody else's
+    dockerfile = f'FROM scratch\nCOPY busybox /busybox\nRUN ["/busybox", "sleep", "{seconds}"]\n'
     context = builder.context({"busybox": BUSYBOX.read_bytes(), "Dockerfile": dockerfile})
     (context / "busybox").chmod(0o755)
     with builder.popen("run", "--profile", "runc", "--progress", "plain", context) as process:
         try:
-            wait_until(lambda: find_process("sleep 7701") is not None, 60, what="the step")
+            wait_until(lambda: find_process(f"sleep {seconds}") is not None, 60, what="the step")
             os.kill(keeper_of(process.pid), signal.SIGKILL)
             _, log = process.communicate(timeout=60)
         finally:

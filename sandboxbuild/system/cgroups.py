@@ -20,6 +20,7 @@ CONTROLLERS: Final = ("memory", "pids", "cpu")
 PREFIX: Final = "sandboxbuild-build-"
 _PERIOD_US: Final = 100_000
 _REMOVAL_S: Final = 3.0
+_ATTEMPTS: Final = 10
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPTIONAL: Final = frozenset({"memory.memsw.limit_in_bytes", "memory.swap.max", "memory.oom.group"})  # not on each kernel
 
@@ -139,11 +140,15 @@ class Group:
 
     def _make(self, place: Place, folder: str) -> None:
         os.mkdir(folder, 0o755)
+        for _ in range(_ATTEMPTS):
+            try:
+                self._locks.append(os.open(folder, _OPEN_FOLDER))
+                fcntl.flock(self._locks[-1], fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(self._locks[-1]), os.stat(folder)):
+                    break
+            except FileNotFoundError:
+                os.mkdir(folder, 0o755)  # somebody took it for a leftover before it was locked
         self._places[folder] = place
-        lock = os.open(folder, _OPEN_FOLDER)
-        self._locks.append(lock)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        os.stat(folder)  # gone if somebody took it for a leftover before it was locked: an error that the user can repeat
 
     @property
     def folders(self) -> tuple[str, ...]:

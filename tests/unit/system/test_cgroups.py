@@ -187,3 +187,21 @@ def test_the_lock_of_a_group_is_held_until_it_is_closed(tmp_path: Path) -> None:
     group.close()
     fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(folder)
+
+
+def test_a_group_that_is_swept_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(1, str(tmp_path), ("memory",))
+    real, left = os.mkdir, [2]
+
+    def mkdir(path: str, mode: int) -> None:
+        real(path, mode)
+        if left[0]:
+            left[0] -= 1
+            cgroups.sweep([place])
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    group = Group([place], "b1")
+    cgroups.sweep([place])
+    assert os.listdir(tmp_path) == [f"{cgroups.PREFIX}b1"]
+    group.close()
+    assert os.listdir(tmp_path) == []

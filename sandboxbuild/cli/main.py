@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "policy": ("policy", "policy", "Check, show and compare policy files"),
     "audit": ("audit", "audit", "Show what builds reached and were refused"),
     "gateway": ("gateway", "gateway", "Run a gateway by itself"),
+    "profiles": ("profiles", "profiles", "List the profiles, and which this host can run"),
     "doctor": ("doctor", "doctor", "Say what this host lacks, and how to mend it"),
     "version": ("version", "version", "Show the version"),
 }

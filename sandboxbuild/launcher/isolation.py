@@ -37,7 +37,7 @@ def find_host(name: str, environ: Mapping[str, str], cache_folder: str) -> Host:
     if values.driver != "ocicli":
         raise PolicyError(
             f"the runtime {name} needs the driver {values.driver}, which this version doesn't have",
-            hint="`sandboxbuild profiles` lists what this host can run",
+            hint="--profile plain needs no runtime; `sandboxbuild profiles` lists the others",
         )
     runtime = OciRuntime(name, values.binary, usable(name, values, cache_folder).arguments)
     return Host(runtime, values.peer == "root")

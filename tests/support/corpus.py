@@ -76,7 +76,7 @@ class Harness:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _run(self, case: Any, folder: Path) -> Outcome:
-        argv = self._prepare(case, folder)
+        argv = self.prepare(case, folder)
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=CASE_TIMEOUT_S, check=False, cwd=folder
         )
@@ -91,7 +91,7 @@ class Harness:
         failures = tuple(str(difference) for difference in found if not difference.soft)
         return Outcome(case.id, failures, tuple(str(difference) for difference in found if difference.soft), log)
 
-    def _prepare(self, case: Any, folder: Path) -> list[str]:
+    def prepare(self, case: Any, folder: Path) -> list[str]:
         """The command line for a case; its context, Dockerfile and secrets are made below `folder`."""
         self.cases.materialise(case.context, folder / "context")
         text = case.dockerfile.replace("http://files.test/", f"http://{self.address}/files/")

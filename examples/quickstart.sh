@@ -16,9 +16,7 @@ venv=${SANDBOXBUILD_VENV:-$top/.venv}
 [ -x "$venv/bin/python" ] || python3 -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet "$top"
 
-context=$(mktemp -d)
-trap 'rm -rf "$context"' EXIT
-cp "$top/examples/hello/Dockerfile" "$context/"
+context=$top/examples/hello
 cp "$(command -v busybox)" "$context/busybox"
 
 "$venv/bin/sandboxbuild" run -t hello:latest -o "type=oci,dest=$output" "$context"

@@ -15,7 +15,7 @@ def refusal_hint(refusals: Sequence[Record]) -> str:
     """Which names and ports a step asked for in vain, and the line that would allow them; "" where nothing was refused."""
     denied = sorted(
         _distinct(record for record in refusals if record.rule in _BY_POLICY)
-    )  # the gateway hears them in any order
+    )  # heard in any order
     others = tuple(dict.fromkeys(_reason(record) for record in refusals if record.rule not in _BY_POLICY))
     parts = []
     if denied:

@@ -13,9 +13,7 @@ _BY_POLICY = frozenset({"name", "port"})  # the codes of rules.Refused that a li
 
 def refusal_hint(refusals: Sequence[Record]) -> str:
     """Which names and ports a step asked for in vain, and the line that would allow them; "" where nothing was refused."""
-    denied = sorted(
-        _distinct(record for record in refusals if record.rule in _BY_POLICY)
-    )  # heard in any order
+    denied = sorted(_distinct(record for record in refusals if record.rule in _BY_POLICY))  # heard in any order
     others = tuple(dict.fromkeys(_reason(record) for record in refusals if record.rule not in _BY_POLICY))
     parts = []
     if denied:

@@ -96,7 +96,8 @@ def test_a_connection_that_the_gateway_has_ended_is_not_used(scripted: Scripted)
     ended = threading.Event()
 
     def once(connection: socket.socket) -> None:
-        answering(OK)(connection)
+        head_of(connection)
+        connection.sendall(OK)
         connection.shutdown(socket.SHUT_RDWR)
         ended.set()
 

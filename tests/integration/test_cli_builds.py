@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.registry_fixtures import RunningRegistry, plain_registry  # noqa: F401
-from tests.support.builder import Builder, processes_naming, run_tool, wait_until
+from tests.support.builder import Builder, kill_all, processes_naming, run_tool, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -147,8 +147,7 @@ def test_a_second_interrupt_is_no_slower_and_leaves_nothing(builder: Builder, co
 def test_a_killed_executor_is_one_clear_error_and_the_next_build_works(builder: Builder, context: Path) -> None:
     process = started(builder, context)
     wait_until(lambda: executors(builder), what="the executor")
-    for pid in executors(builder):
-        os.kill(pid, signal.SIGKILL)
+    kill_all(executors(builder))
     _, log = process.communicate(timeout=30)
     assert process.returncode == 100, log
     assert b"ERROR: the executor was killed by signal 9" in log

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.builder import Builder, processes_naming, run_tool, wait_until
+from tests.support.builder import Builder, kill_all, processes_naming, run_tool, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
@@ -76,12 +76,7 @@ def test_a_killed_executor_is_one_clear_error(builder: Builder, context: Path) -
         with builder.popen("run", "--no-cache", "--progress", "plain", context) as process:
             wait_until(lambda: executors(builder.store) or process.poll() is not None, what="the executor")
             time.sleep(chance.uniform(0.0, 0.8))
-            for pid in executors(builder.store):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                    killed += 1
-                except ProcessLookupError:
-                    continue
+            killed += kill_all(executors(builder.store))
             _, log = process.communicate(timeout=60)
         text = log.decode("utf-8", "replace")
         assert "Traceback" not in text, text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +139,16 @@ def processes_naming(text: str) -> list[str]:
         if text in command or text in table:
             found.append(f"{entry} {command}")
     return found
+
+
+def kill_all(pids: Iterable[int]) -> int:
+    """SIGKILL to each; gives how many were still there: a process may end by itself, or with the one killed before it."""
+    killed = 0
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
+    return killed
 
 
 def wait_until(condition: Any, timeout_s: float = 20.0, *, what: str = "the condition") -> None:

@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import promises
 from tests.support.builder import Builder
 
 IN_CI = os.environ.get("CI", "") not in ("", "false", "0")
+
+pytest_addoption = promises.pytest_addoption
+pytest_configure = promises.pytest_configure
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    promises.mark_item(item)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -35,6 +35,7 @@ _POLL_S: Final = 0.003
 _START_TIMEOUT_S: Final = 60.0
 _LOG_BYTES: Final = 4096
 _CGROUPS: Final = "/sys/fs/cgroup"
+_UNIFIED: Final = f"{_CGROUPS}/unified"
 
 
 def source_path(number: int) -> str:
@@ -43,9 +44,12 @@ def source_path(number: int) -> str:
 
 
 class Setup:
-    """What the driver sends: plain values. `mounts` are (source, target, writable, idmapped), `config` is config.json."""
+    """What the driver sends: plain values. `mounts` are (source, target, writable, idmapped), `config` is config.json.
 
-    __slots__ = ("arguments", "binary", "cgroup", "config", "gids", "mounts", "name", "uids")
+    `rootless` says that the launcher is a normal user's; `groups_denied` is then whether setgroups(2) is given up.
+    """
+
+    __slots__ = ("arguments", "binary", "cgroup", "config", "gids", "groups_denied", "mounts", "name", "rootless", "uids")
 
     def __init__(self, message: dict[str, Any]) -> None:
         for name in self.__slots__:
@@ -56,8 +60,10 @@ class Setup:
     cgroup: str
     config: dict[str, Any]
     gids: list[tuple[int, int, int]]
+    groups_denied: bool
     mounts: list[tuple[str, str, bool, bool]]
     name: str
+    rootless: bool
     uids: list[tuple[int, int, int]]
 
 
@@ -80,6 +86,8 @@ def _serve(channel: Channel) -> int:
     if received is None:
         return _KILLED
     setup = Setup(received[0])
+    if setup.rootless and not _become_root(setup, channel):
+        return _KILLED
     namespaces.unshare(namespaces.NEWNS | namespaces.NEWPID)
     mounts.make_private()
     namespaces.leave_keyring()
@@ -95,6 +103,16 @@ def _serve(channel: Channel) -> int:
         return _watch(channel, init)
     finally:
         remove_cgroups(setup.cgroup)
+
+
+def _become_root(setup: Setup, channel: Channel) -> bool:
+    """A normal user's keeper: into a user namespace whose maps the launcher writes, as its id 0. False if that one is gone."""
+    namespaces.unshare(namespaces.NEWUSER)
+    channel.send(("unshared",))
+    if channel.receive() is None:
+        return False
+    namespaces.become(0, groups_denied=setup.groups_denied)
+    return True
 
 
 def _watch(channel: Channel, init: int) -> int:
@@ -174,11 +192,12 @@ def stage(setup: Setup) -> None:
 
 
 def _hide_hybrid_cgroups() -> None:
-    """Leave a runtime the cgroups of version 1 where both are mounted: crun refuses a hybrid with controllers in version 2."""
-    try:
-        mounts.unmount(f"{_CGROUPS}/unified")
-    except OSError:
-        pass  # one version alone, or none
+    """Leave a runtime the cgroups of version 1 where both are mounted: crun refuses a hybrid with controllers in version 2.
+
+    They are covered: a user namespace may not unmount what it has inherited (mount_namespaces(7)).
+    """
+    if os.path.isdir(_UNIFIED):
+        mounts.mount_tmpfs(_UNIFIED, 1 << 12, 0o755)
 
 
 def _make_place(path: str, is_directory: bool) -> None:

@@ -10,7 +10,8 @@ from sandboxbuild.errors import IsolationError
 from sandboxbuild.runtimes import IdRange, SandboxMount, SandboxSpec
 from sandboxbuild.runtimes.enter import clone_source
 from sandboxbuild.runtimes.helper import DOCTOR, HelperSandbox, expect, start_helper
-from sandboxbuild.system import cgroups, channels, idmap, namespaces
+from sandboxbuild.runtimes.idmaps import has_single_id, identical, write_maps
+from sandboxbuild.system import cgroups, channels, idmap
 
 NamespacesSandbox = HelperSandbox
 
@@ -40,21 +41,20 @@ class NamespacesRuntime:
 def _arrange(spec: SandboxSpec, pid: int, channel: channels.Channel) -> None:
     """Speak with the helper until the executor runs."""
     privileged = os.geteuid() == 0
-    groups_denied = not privileged and sum(entry.length for entry in spec.gid_ranges) == 1
     channel.send(
         {
             "argv": list(spec.argv),
             "environment": dict(spec.environment),
-            "gids": _identical(spec.gid_ranges),
-            "groups_denied": groups_denied,
+            "gids": [tuple(entry) for entry in identical(spec.gid_ranges)],
+            "groups_denied": has_single_id(spec),
             "identity": spec.identity,
             "mounts": [(mount.source, mount.target, mount.writable) for mount in spec.mounts],
             "network": spec.network,
-            "uids": _identical(spec.uid_ranges),
+            "uids": [tuple(entry) for entry in identical(spec.uid_ranges)],
         }
     )
     expect(channel, "unshared")
-    _write_maps(pid, spec, privileged=privileged, groups_denied=groups_denied)
+    write_maps(pid, spec)
     clones = _clone_mounts(spec.mounts, pid) if privileged else []
     try:
         channel.send(("mapped",), clones)
@@ -62,46 +62,6 @@ def _arrange(spec: SandboxSpec, pid: int, channel: channels.Channel) -> None:
         for fd in clones:
             os.close(fd)
     expect(channel, "started")
-
-
-def _identical(ranges: Sequence[IdRange]) -> list[tuple[int, int, int]]:
-    """Inside ids to themselves. An extent must lie in one extent of the parent's map (user_namespaces(7)), so the cuts stay."""
-    return [(entry.inside, entry.inside, entry.length) for entry in ranges]
-
-
-def _write_maps(pid: int, spec: SandboxSpec, *, privileged: bool, groups_denied: bool) -> None:
-    try:
-        if privileged or groups_denied:
-            namespaces.write_maps(pid, spec.uid_ranges, spec.gid_ranges, deny_setgroups=groups_denied)
-        else:
-            _map_with_tools(pid, spec)
-    except OSError as error:
-        raise IsolationError(f"the sandbox's ids can't be mapped: {error.strerror}", hint=DOCTOR) from error
-
-
-def _map_with_tools(pid: int, spec: SandboxSpec) -> None:
-    """By the set-user-id programs of the shadow suite, which check /etc/subuid and /etc/subgid."""
-    tools = idmap.newuidmap_paths()
-    if tools is None:
-        raise IsolationError("newuidmap and newgidmap are missing", hint="install the package uidmap (Debian) or shadow-utils")
-    for tool, ranges in zip(tools, (spec.uid_ranges, spec.gid_ranges), strict=True):
-        text = _output_of([tool, str(pid), *(str(number) for entry in ranges for number in entry)])
-        if text is not None:
-            raise IsolationError(f"{os.path.basename(tool)} refused: {text}", hint=DOCTOR)
-
-
-def _output_of(argv: list[str]) -> str | None:
-    """What a program says when it fails; None if it succeeds."""
-    read_end, write_end = os.pipe()
-    try:
-        actions = [(os.POSIX_SPAWN_DUP2, write_end, 1), (os.POSIX_SPAWN_DUP2, write_end, 2)]
-        pid = os.posix_spawn(argv[0], argv, {}, file_actions=actions)
-    finally:
-        os.close(write_end)
-    said = os.read(read_end, 4096).decode(errors="replace").strip()
-    os.close(read_end)
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return None if status == 0 else said or f"exit status {status}"
 
 
 def _clone_mounts(wanted: Sequence[SandboxMount], pid: int) -> list[int]:

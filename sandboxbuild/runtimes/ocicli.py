@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import Final
 
 from sandboxbuild.errors import IsolationError
-from sandboxbuild.runtimes import IdRange, SandboxSpec
+from sandboxbuild.runtimes import SandboxSpec
 from sandboxbuild.runtimes.helper import HelperSandbox, expect, start_helper
+from sandboxbuild.runtimes.idmaps import has_single_id, identical, write_maps
 from sandboxbuild.runtimes.keeper import ROOTFS, source_path
 from sandboxbuild.runtimes.spec import oci_config, with_scratch
 from sandboxbuild.system import cgroups
@@ -33,28 +34,15 @@ class OciRuntime:
 
     def launch(self, spec: SandboxSpec) -> HelperSandbox:
         """Start the executor; returns when the runtime has made the sandbox. Raises IsolationError with the runtime's words."""
-        if os.geteuid() != 0:
-            raise IsolationError(f"the runtime {self.name} needs root here", hint="--profile plain works as a normal user")
         binary = find_binary(self._binary)
-        spec = with_scratch(spec)
-        cgroup = f"{'' if spec.cgroups else '/'}sandboxbuild-{spec.build_id}"  # below the build's own, if it has one
-        sources = [source_path(number) for number in range(len(spec.mounts))]
-        config = oci_config(spec, sources, ROOTFS, cgroup, _open_files())
         sandbox, channel = start_helper(self._python, "keeper")
         try:
             cgroups.join(spec.cgroups, sandbox.pid)
-            channel.send(
-                {
-                    "arguments": list(self._arguments),
-                    "binary": binary,
-                    "cgroup": cgroup,
-                    "config": config,
-                    "gids": _plain(spec.gid_ranges),
-                    "mounts": [tuple(mount) for mount in spec.mounts],
-                    "name": f"sandboxbuild-{spec.build_id}",
-                    "uids": _plain(spec.uid_ranges),
-                }
-            )
+            channel.send(self._setup(binary, spec))
+            if os.geteuid() != 0:
+                expect(channel, "unshared")
+                write_maps(sandbox.pid, spec)
+                channel.send(("mapped",))
             expect(channel, "started")
         except IsolationError as error:
             sandbox.close()
@@ -64,9 +52,27 @@ class OciRuntime:
             raise
         return sandbox
 
-
-def _plain(ranges: Sequence[IdRange]) -> list[tuple[int, int, int]]:
-    return [(entry.inside, entry.outside, entry.length) for entry in ranges]
+    def _setup(self, binary: str, spec: SandboxSpec) -> dict[str, object]:
+        """What keeper.Setup takes. A user's keeper is in a user namespace with the sandbox's maps: there ids are themselves."""
+        spec = with_scratch(spec)
+        is_root = os.geteuid() == 0
+        if not is_root:
+            spec = spec._replace(uid_ranges=identical(spec.uid_ranges), gid_ranges=identical(spec.gid_ranges))
+        # Below the build's own, if it has one; a user's runtime is refused any other than that.
+        cgroup = f"{'' if spec.cgroups else '/'}sandboxbuild-{spec.build_id}" if is_root else ""
+        sources = [source_path(number) for number in range(len(spec.mounts))]
+        return {
+            "arguments": list(self._arguments),
+            "binary": binary,
+            "cgroup": cgroup,
+            "config": oci_config(spec, sources, ROOTFS, cgroup, _open_files()),
+            "gids": [tuple(entry) for entry in spec.gid_ranges],
+            "groups_denied": has_single_id(spec),
+            "mounts": [tuple(mount) for mount in spec.mounts],
+            "name": f"sandboxbuild-{spec.build_id}",
+            "rootless": not is_root,
+            "uids": [tuple(entry) for entry in spec.uid_ranges],
+        }
 
 
 def _open_files() -> int:

@@ -22,7 +22,10 @@ Json = dict[str, Any]
 
 
 def oci_config(spec: SandboxSpec, sources: Sequence[str], rootfs: str, cgroup: str, open_files: int) -> Json:
-    """config.json for `spec` with the mounts' sources at `sources`, in their order, and an empty tree at `rootfs`."""
+    """config.json for `spec` with the mounts' sources at `sources`, in their order, and an empty tree at `rootfs`.
+
+    Without a `cgroup` the runtime makes none, or goes on where it is not allowed to: its processes stay in the keeper's.
+    """
     scratch = {mount.target: source for mount, source in zip(spec.mounts, sources, strict=True)}.get(SCRATCH_PATH, "")
     return {
         "annotations": _scratch_hints(scratch) if scratch else {},
@@ -35,7 +38,7 @@ def oci_config(spec: SandboxSpec, sources: Sequence[str], rootfs: str, cgroup: s
             "namespaces": _namespaces(spec),
             "uidMappings": [_mapping(entry) for entry in spec.uid_ranges],
             "gidMappings": [_mapping(entry) for entry in spec.gid_ranges],
-            "cgroupsPath": cgroup,
+            **({"cgroupsPath": cgroup} if cgroup else {}),
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
             "maskedPaths": [],
             "readonlyPaths": [],

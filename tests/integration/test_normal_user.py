@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.builder import Builder, run_tool
+from tests.support.builder import Builder, run_tool, wait_until
+from tests.support.profiles import runtime_or_skip
+from tests.support.sandboxes import descendants
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -134,6 +137,61 @@ def test_other_owners_without_subordinate_ids_are_a_clear_error(as_user: Callabl
     assert "Traceback" not in done.log
     assert "5" in done.last_error
     assert "subuid" in done.log
+
+
+@pytest.mark.parametrize("subordinate", ["tester:200000:65536\n", ""], ids=["range", "single id"])
+def test_a_user_builds_the_same_bytes_in_each_runtime(as_user: Callable[[str], UserBuilder], subordinate: str) -> None:
+    builder = as_user(subordinate)
+    owners = "touch /a; chown 7:8 /a; chown 65535 /bin/no; [ $(id -u) = 0 ]\nUSER 33\nRUN [ $(id -u) = 33 ]\n"
+    text = HEAD + "RUN rm /bin/yes; mkdir -m 1777 /t; ln /bin/busybox /t/b\n" + (f"RUN {owners}" if subordinate else "")
+    context = builder.context({"busybox": BUSYBOX.read_bytes(), "Dockerfile": text.replace("/bin/no;", "/bin/busybox;")})
+    add_profile(builder, "crun")
+    made = {}
+    for profile, runtime in (("plain", "namespaces"), ("runc", "runc"), ("crun", "crun"), ("gvisor", "runsc")):
+        runtime_or_skip(runtime)
+        out = builder.folder / f"{profile}.tar"
+        options = ("--no-cache", "--source-date-epoch", "1700000000", "-o", f"type=oci,dest={out}")
+        builder.run("--profile", profile, *options, context)
+        builder.check_nothing_is_left()
+        made[profile] = out.read_bytes()
+    assert {profile for profile in made if made[profile] != made["plain"]} == set()
+
+
+def add_profile(builder: UserBuilder, runtime: str) -> None:
+    """A profile of the user's own for a runtime that no packaged one names."""
+    folder = builder.folder / "config" / "sandboxbuild" / "profiles"
+    folder.mkdir(parents=True)
+    text = f'[profile]\nruntime = "{runtime}"\ndescription = "of a test"\n[network]\nmode = "none"\n'
+    (folder / f"{runtime}.toml").write_text(text)
+    builder.environment["XDG_CONFIG_HOME"] = str(builder.folder / "config")
+
+
+@pytest.mark.parametrize("profile", ["runc", "gvisor"])
+def test_a_user_s_step_is_nobody_on_the_host_and_ends_with_its_launcher(
+    as_user: Callable[[str], UserBuilder], profile: str
+) -> None:
+    runtime_or_skip({"runc": "runc", "gvisor": "runsc"}[profile])
+    builder = as_user("tester:200000:65536\n")
+    text = HEAD + "RUN echo begun-$((1 + 1)); sleep 7700\n"
+    context = builder.context({"busybox": BUSYBOX.read_bytes(), "Dockerfile": text})
+    with builder.popen("run", "--profile", profile, "--progress", "plain", context) as process:
+        try:
+            wait_until(lambda: any(b"begun-2" in line for line in process.stderr or ()), 60, what="the step")
+            owned = {uid for pid in [process.pid, *descendants(process.pid)] for uid in uids_of(pid)}
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert 0 not in owned
+    assert owned <= {UID, *range(200000, 265536)}, owned
+    assert 200000 in owned, "no process of the sandbox was seen"
+
+
+def uids_of(pid: int) -> set[int]:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return set()  # it has ended
+    return {int(field) for line in lines if line.startswith("Uid:") for field in line.split()[1:]}
 
 
 def test_a_file_of_the_context_that_the_user_can_not_read_is_named(as_user: Callable[[str], UserBuilder]) -> None:

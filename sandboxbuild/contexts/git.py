@@ -1,6 +1,6 @@
-"""A git repository over smart HTTP, fetched and checked out by our own code: no git program, no hooks, no submodules.
+"""A git repository over smart HTTP, fetched and checked out by our own code: no git program, no hooks.
 
-What is fetched is one commit without its history.
+What is fetched is one commit without its history, and one of each submodule.
 """
 
 from __future__ import annotations
@@ -11,45 +11,36 @@ from typing import Final, NamedTuple
 from sandboxbuild.contexts import Fetch
 from sandboxbuild.contexts.gitcheckout import Checkout, CheckoutLimits
 from sandboxbuild.contexts.gitdir import Head, write_git_folder
-from sandboxbuild.contexts.gitobjects import COMMIT, TAG, TAG_DEPTH_LIMIT, parse_commit, parse_tag
+from sandboxbuild.contexts.gitmodules import FILE_NAME, SIZE_LIMIT_BYTES, Submodule, parse_gitmodules, submodule_url
+from sandboxbuild.contexts.gitobjects import COMMIT, TAG, TAG_DEPTH_LIMIT, parse_commit, parse_tag, shown
 from sandboxbuild.contexts.gitpack import Pack, PackFile, PackLimits
-from sandboxbuild.contexts.gitwire import (
-    Ref,
-    candidates,
-    choose_ref,
-    fetch_request,
-    is_commit_id,
-    is_plain_reference,
-    is_sha256_id,
-    ls_refs_request,
-    read_capabilities,
-    read_fetch,
-    read_refs,
-)
+from sandboxbuild.contexts.gitremote import Remote
+from sandboxbuild.contexts.gitwire import Ref, is_plain_reference, is_sha256_id, read_fetch
 from sandboxbuild.contexts.pktline import read_packets
-from sandboxbuild.errors import ContextError, DockerfileError
+from sandboxbuild.errors import ContextError, DockerfileError, LimitExceeded
 from sandboxbuild.plan.operations import GitSource
-from sandboxbuild.registry import BytesBody, Response
-from sandboxbuild.system.files import open_in_root
+from sandboxbuild.system.files import open_beneath, open_in_root, read_limited
 
-SERVICE: Final = "git-upload-pack"
-PROTOCOL: Final = {"git-protocol": "version=2"}
-LOCATION_HEADER: Final = "sandboxbuild-location"
 URL_LIMIT: Final = 4096
+_OPEN_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHOWN: Final = 200
 
 
 class Limits(NamedTuple):
+    """`pack` and `checkout` hold for each repository, `submodules` for all together, `depth` for those within others."""
+
     pack: PackLimits = PackLimits()
     checkout: CheckoutLimits = CheckoutLimits()
+    submodules: int = 500
+    depth: int = 16
 
 
 class Cloned(NamedTuple):
-    """A checkout. `path` is the sub-directory that was asked for; `gitlinks` are submodules, left as empty directories."""
+    """A checkout. `path` is the sub-directory that was asked for; `skipped` are submodules that `.gitmodules` leaves out."""
 
     path: str
     commit: str
-    gitlinks: tuple[str, ...]
+    skipped: tuple[str, ...]
 
 
 def clone(
@@ -64,22 +55,130 @@ def clone(
 
     A commit other than the checksum's is a DockerfileError. All that is made belongs to `owner`; times are the commit's.
     """
-    _check(source)
-    remote = _Remote(source.url, fetch)
-    ref = remote.resolve(source.reference)
-    pack_path = f"{folder}.pack"
     os.mkdir(folder, 0o755)
+    folder_fd = os.open(folder, _OPEN_DIRECTORY)
     try:
-        shallow = _save_pack(remote, ref, pack_path, limits.pack)
-        descriptor = os.open(pack_path, os.O_RDONLY | os.O_CLOEXEC)
+        making = _Making(fetch, folder, folder_fd, owner, limits)
+        top = making.one(source, b"")
+        skipped = making.submodules(source.url, top) if source.submodules else ()
+        path = _subdirectory(folder, folder_fd, source.subdirectory)
+        return Cloned(path, top.commit, tuple(link.path.decode("utf-8", "backslashreplace") for link in skipped))
+    finally:
+        os.close(folder_fd)
+
+
+class _Link(NamedTuple):
+    """A submodule of a tree: its path from the top of everything, and its commit's id."""
+
+    path: bytes
+    commit: str
+
+
+class _Done(NamedTuple):
+    """A repository that was checked out at `place`, with the submodules of its own tree."""
+
+    place: bytes
+    commit: str
+    links: tuple[_Link, ...]
+
+
+class _Making:
+    """One clone with its submodules, below the directory `folder_fd` that is at `folder`."""
+
+    def __init__(self, fetch: Fetch, folder: str, folder_fd: int, owner: tuple[int, int] | None, limits: Limits) -> None:
+        self._fetch = fetch
+        self._folder = folder
+        self._folder_fd = folder_fd
+        self._owner = owner
+        self._limits = limits
+
+    def submodules(self, url: str, top: _Done) -> tuple[_Link, ...]:
+        """Check out what `top` links to, and what that links to. Gives what was left out, since `.gitmodules` says so."""
+        pending = [(url, top, 0)]
+        skipped: list[_Link] = []
+        count = 0
+        while pending:
+            parent, done, depth = pending.pop()
+            known = parse_gitmodules(self._gitmodules(done.place)) if done.links else {}
+            for link in done.links:
+                module = known.get(link.path.removeprefix(done.place + b"/") if done.place else link.path)
+                if module is not None and module.update == b"none":
+                    skipped.append(link)
+                    continue
+                count += 1
+                if depth >= self._limits.depth or count > self._limits.submodules:
+                    raise LimitExceeded(
+                        f"a repository may have {self._limits.submodules} submodules, {self._limits.depth} deep",
+                        hint="?submodules=false fetches none",
+                    )
+                source = _submodule(parent, link, module)
+                pending.append((source.url, self.one(source, link.path), depth + 1))
+        return tuple(skipped)
+
+    def one(self, source: GitSource, place: bytes) -> _Done:
+        """Check one repository out into the empty directory at `place`."""
+        _check(source)
+        remote = Remote(source.url, self._fetch)
+        ref = remote.resolve(source.reference)
+        pack_path = f"{self._folder}.pack"
         try:
-            with Pack(descriptor, limits.pack) as pack:
-                return _check_out(source, ref, pack, pack_path, shallow, folder, owner, limits.checkout)
+            shallow = _save_pack(remote, ref, pack_path, self._limits.pack)
+            descriptor = os.open(pack_path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                with Pack(descriptor, self._limits.pack) as pack:
+                    return self._check_out(source, ref, pack, pack_path, shallow, place)
+            finally:
+                os.close(descriptor)
+        finally:
+            if os.path.exists(pack_path):
+                os.unlink(pack_path)
+
+    def _check_out(
+        self, source: GitSource, ref: Ref, pack: Pack, pack_path: str, shallow: tuple[bytes, ...], place: bytes
+    ) -> _Done:
+        commit = _peel(pack, bytes.fromhex(ref.object_id.decode("ascii")))
+        _verify(source, ref, commit.hex())
+        found = parse_commit(pack.read(commit, COMMIT))
+        checkout = Checkout(pack, time_s=found.time_s, owner=self._owner, limits=self._limits.checkout)
+        directory = open_beneath(self._folder_fd, place, _OPEN_DIRECTORY)
+        try:
+            checkout.write(found.tree, directory)
+            if source.keep_git_dir and not source.subdirectory.strip("/."):
+                tag = (ref.name, ref.object_id) if ref.name.startswith(b"refs/tags/") else None
+                head = Head(commit.hex().encode("ascii"), ref.name, tag, shallow)
+                write_git_folder(os.path.join(self._folder, ".git"), head, pack, pack_path, checkout.written)
+                _give(os.path.join(self._folder, ".git"), self._owner, found.time_s)
+                os.utime(directory, (found.time_s, found.time_s))
+        finally:
+            os.close(directory)
+        links = (_Link(place + b"/" + path if place else path, commit.hex()) for path, commit in checkout.gitlinks)
+        return _Done(place, commit.hex(), tuple(links))
+
+    def _gitmodules(self, place: bytes) -> bytes:
+        """The file at the top of a checkout, empty where there is none; a link in its place is none."""
+        path = place + b"/" + FILE_NAME if place else FILE_NAME
+        try:
+            descriptor = open_beneath(self._folder_fd, path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            return b""
+        try:
+            return read_limited(descriptor, SIZE_LIMIT_BYTES)
+        except OSError as error:
+            raise ContextError(f".gitmodules can't be read: {error.strerror}") from error
         finally:
             os.close(descriptor)
-    finally:
-        if os.path.exists(pack_path):
-            os.unlink(pack_path)
+
+
+def _submodule(parent: str, link: _Link, module: Submodule | None) -> GitSource:
+    """Where a submodule comes from; its commit is the one that the parent's tree names."""
+    if module is None or not module.url:
+        raise ContextError(
+            f"the submodule {shown(link.path[:80])} has no URL in .gitmodules", hint="?submodules=false fetches none"
+        )
+    if module.update.startswith(b"!"):
+        raise ContextError(f"the submodule {shown(link.path[:80])} asks for a command to be run")
+    url = submodule_url(parent, module.url.decode("utf-8", "backslashreplace"))
+    return GitSource(url, link.commit, checksum=link.commit)
 
 
 def _check(source: GitSource) -> None:
@@ -96,74 +195,7 @@ def _check(source: GitSource) -> None:
         raise ContextError(f"the sub-directory {source.subdirectory[:_SHOWN]!r} would leave the repository")
 
 
-class _Remote:
-    """One repository on its server."""
-
-    def __init__(self, url: str, fetch: Fetch) -> None:
-        self._url = url.rstrip("/")
-        self._shown = url[:_SHOWN]
-        self._fetch = fetch
-
-    def resolve(self, reference: str) -> Ref:
-        """What is to be fetched. A whole commit id needs no look at the refs."""
-        self._discover()
-        if is_commit_id(reference):
-            return Ref(b"", reference.encode("ascii"))
-        request = ls_refs_request(candidates(reference) if not _is_short(reference) else ())
-        response = self._post(request)
-        try:
-            ref = choose_ref(read_refs(read_packets(response)), reference)
-        finally:
-            response.close()
-        if ref is None:
-            hint = (
-                "a commit is named by all of its 40 digits" if _is_short(reference) else "a branch, a tag, or a whole commit id"
-            )
-            raise ContextError(f"{self._shown} has no {reference[:_SHOWN] or 'HEAD'!r}", hint=hint)
-        return ref
-
-    def fetch(self, wanted: bytes) -> Response:
-        return self._post(fetch_request(wanted, 1))
-
-    def _discover(self) -> None:
-        """The server's capabilities; a redirect here moves the repository, as in git."""
-        asked = f"{self._url}/info/refs?service={SERVICE}"
-        response = self._fetch(asked, PROTOCOL)
-        try:
-            self._expect(response, f"application/x-{SERVICE}-advertisement")
-            read_capabilities(read_packets(response))
-            moved = response.headers.get(LOCATION_HEADER, "")
-            if moved.endswith(f"/info/refs?service={SERVICE}"):
-                self._url = moved.removesuffix(f"/info/refs?service={SERVICE}")
-        finally:
-            response.close()
-
-    def _post(self, request: bytes) -> Response:
-        headers = {**PROTOCOL, "content-type": f"application/x-{SERVICE}-request"}
-        response = self._fetch(f"{self._url}/{SERVICE}", headers, BytesBody(request))
-        try:
-            self._expect(response, f"application/x-{SERVICE}-result")
-        except BaseException:
-            response.close()
-            raise
-        return response
-
-    def _expect(self, response: Response, content_type: str) -> None:
-        if response.status in (401, 403):
-            raise ContextError(
-                f"{self._shown} wants a login: HTTP status {response.status}", hint="--secret id=GIT_AUTH_TOKEN gives one"
-            )
-        if response.status != 200:
-            raise ContextError(f"{self._shown} can't be fetched: HTTP status {response.status}")
-        if response.headers.get("content-type", "").partition(";")[0].strip() != content_type:
-            raise ContextError(f"{self._shown} is no git repository that smart HTTP serves")
-
-
-def _is_short(reference: str) -> bool:
-    return 7 <= len(reference) < 40 and all(digit in "0123456789abcdef" for digit in reference)
-
-
-def _save_pack(remote: _Remote, ref: Ref, path: str, limits: PackLimits) -> tuple[bytes, ...]:
+def _save_pack(remote: Remote, ref: Ref, path: str, limits: PackLimits) -> tuple[bytes, ...]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         pack = PackFile(descriptor, limits)
@@ -176,35 +208,6 @@ def _save_pack(remote: _Remote, ref: Ref, path: str, limits: PackLimits) -> tupl
     finally:
         os.close(descriptor)
     return shallow
-
-
-def _check_out(
-    source: GitSource,
-    ref: Ref,
-    pack: Pack,
-    pack_path: str,
-    shallow: tuple[bytes, ...],
-    folder: str,
-    owner: tuple[int, int] | None,
-    limits: CheckoutLimits,
-) -> Cloned:
-    commit = _peel(pack, bytes.fromhex(ref.object_id.decode("ascii")))
-    _verify(source, ref, commit.hex())
-    found = parse_commit(pack.read(commit, COMMIT))
-    checkout = Checkout(pack, time_s=found.time_s, owner=owner, limits=limits)
-    folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        checkout.write(bytes.fromhex(found.tree.hex()), folder_fd)
-        path = _subdirectory(folder, folder_fd, source.subdirectory)
-        if source.keep_git_dir and path == folder:
-            tag = (ref.name, ref.object_id) if ref.name.startswith(b"refs/tags/") else None
-            head = Head(commit.hex().encode("ascii"), ref.name, tag, shallow)
-            write_git_folder(os.path.join(folder, ".git"), head, pack, pack_path, checkout.written)
-            _give(os.path.join(folder, ".git"), owner, found.time_s)
-            os.utime(folder_fd, (found.time_s, found.time_s))
-    finally:
-        os.close(folder_fd)
-    return Cloned(path, commit.hex(), tuple(link.decode("utf-8", "backslashreplace") for link in checkout.gitlinks))
 
 
 def _peel(pack: Pack, object_id: bytes) -> bytes:

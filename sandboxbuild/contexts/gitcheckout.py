@@ -34,7 +34,7 @@ class CheckoutLimits(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A file or link that was made; `path` from the top, with slashes."""
+    """A file or link that was made, or a submodule's directory; `path` from the top, with slashes."""
 
     path: bytes
     entry: TreeEntry
@@ -59,7 +59,7 @@ class Checkout:
         self._entries = 0
         self._bytes = 0
         self.written: list[Written] = []
-        self.gitlinks: list[bytes] = []
+        self.gitlinks: list[tuple[bytes, bytes]] = []  # a submodule's path and the id of its commit
 
     def write(self, tree: bytes, folder_fd: int) -> None:
         """Write the tree into the empty directory `folder_fd`. Raises ContextError, LimitExceeded, OSError for a full disk."""
@@ -78,7 +78,8 @@ class Checkout:
                         if entry.is_directory:
                             pending.append((entry.object_id, below, depth + 1))
                         else:
-                            self.gitlinks.append(below)
+                            self.gitlinks.append((below, entry.object_id))
+                            self.written.append(Written(below, entry, 0))
                     else:
                         self._leaf(directory_fd, entry, below)
             finally:

@@ -106,9 +106,9 @@ def clone_source(source: GitSource, uplink: Uplink, target: str, vertex: Vertex)
     from sandboxbuild.contexts.git import clone
 
     cloned = clone(source, fetcher(uplink), target, owner=IMAGE_OWNER)
-    if cloned.gitlinks:
-        links = ", ".join(cloned.gitlinks[:3]) + ("..." if len(cloned.gitlinks) > 3 else "")
-        vertex.warn(f"{source.url[:_SHOWN]} has submodules, which are not fetched: {links[:_SHOWN]}")
+    if cloned.skipped:
+        links = ", ".join(cloned.skipped[:3]) + ("..." if len(cloned.skipped) > 3 else "")
+        vertex.warn(f"{source.url[:_SHOWN]} has submodules that are not fetched: {links[:_SHOWN]}")
     return cloned.path
 
 

@@ -202,15 +202,59 @@ def test_another_commit_than_the_checksums_is_refused(builder: Builder, served: 
     assert first in done.last_error
 
 
-def test_submodules_are_empty_directories_and_that_is_said(builder: Builder, served: GitServer) -> None:
+def with_submodule(work: Path, url: str, inner: Path, path: str = "sub", *settings: str) -> None:
+    """Commit `inner` as a submodule of `work`, with `url` in .gitmodules whatever it was cloned from."""
+    git(work, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(inner), path)
+    git(work, "config", "-f", ".gitmodules", f"submodule.{path}.url", url)
+    for setting in settings:
+        git(work, "config", "-f", ".gitmodules", f"submodule.{path}.{setting.partition('=')[0]}", setting.partition("=")[2])
+    git(work, "add", "-A")
+    git(work, "commit", "-q", "-m", "with a submodule")
+
+
+def test_submodules_are_fetched_with_their_own(builder: Builder, served: GitServer) -> None:
+    deepest = repository(served.root / "deepest", {"d": "deepest\n"})
+    inner = repository(served.root / "inner", {"i": "inner\n"})
+    with_submodule(inner, "../../deepest/.git", deepest, "more/deep")
+    pinned = git(inner, "rev-parse", "HEAD")
+    work = repository(served.root / "app", FILES)
+    with_submodule(work, served.url("inner"), inner, "lib/sub")
+    commit(inner, {"i": "later\n"})
+    target = builder.folder / "rootfs"
+    lines = f"FROM scratch\nADD --keep-git-dir {served.url('app')}#main /src\nADD {served.url('app')}?submodules=false /bare\n"
+    context = builder.context({"Dockerfile": lines})
+    builder.run("--insecure-registry", served.host, "-o", f"type=local,dest={target}", context)
+    assert (target / "src/lib/sub/i").read_text() == "inner\n"
+    assert (target / "src/lib/sub/more/deep/d").read_text() == "deepest\n"
+    assert list((target / "bare/lib/sub").iterdir()) == []
+    assert pinned in git(target / "src", "ls-files", "--stage", "lib/sub")
+    assert git(target / "src", "status", "--porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("../../../../etc", "leads out of its server"),
+        ("git@example.com:a/b.git", "not supported"),
+        ("--upload-pack=touch", "not supported"),
+        ("", "has no URL"),
+    ],
+)
+def test_a_submodule_that_cant_be_fetched_is_an_error(url: str, said: str, builder: Builder, served: GitServer) -> None:
     inner = repository(served.root / "inner", FILES)
     work = repository(served.root / "app", FILES)
-    git(work, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(inner), "sub")
-    git(work, "commit", "-q", "-m", "with a submodule")
+    with_submodule(work, url, inner)
+    done = builder.fail(3, served.url("app"))
+    assert said in done.last_error
+
+
+def test_a_submodule_that_is_not_to_be_updated_stays_empty_and_that_is_said(builder: Builder, served: GitServer) -> None:
+    work = repository(served.root / "app", FILES)
+    with_submodule(work, "../nowhere", repository(served.root / "inner", FILES), "sub", "update=none")
     target = builder.folder / "rootfs"
     done = builder.run("-o", f"type=local,dest={target}", served.url("app"))
     assert list((target / "all/sub").iterdir()) == []
-    assert "submodules" in done.log
+    assert "submodules that are not fetched: sub" in done.log
 
 
 def test_named_contexts_are_folders_archives_repositories_and_images(builder: Builder, served: GitServer) -> None:

@@ -5,25 +5,40 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from sandboxbuild.gateway.addresses import PUBLIC, SPECIAL, classify, parse_addresses
 from sandboxbuild.gateway.audit import CONNECT, FETCH, PULL, Record
+from sandboxbuild.policy.carried import carried_sections, source_section
+from sandboxbuild.policy.isolation import Allow, Isolation
+from sandboxbuild.policy.names import name_matches
+
+_HEAD: Final = """\
+# Learned from one build: what it reached, and nothing else. What no record tells (syscalls, capabilities, limits) is what it
+# ran under.
+"""
 
 
-def learn(records: Iterable[Record]) -> str:
-    """A policy's text: the hosts and ports that steps and fetches reached, the repositories and digests that were pulled."""
+def learn(records: Iterable[Record], isolation: Isolation) -> str:
+    """A policy's text: the hosts and ports that steps and fetches reached, the repositories and digests that were pulled.
+
+    All the rest is that of `isolation`, under which the build ran.
+    """
     kept = tuple(records)
-    steps = _reached(record for record in kept if record.kind == CONNECT)
-    fetches = _reached(record for record in kept if record.kind == FETCH)
+    network = isolation.network
+    steps = _reached((r for r in kept if r.kind == CONNECT), (*network.run, *(a for rule in network.rules for a in rule.allow)))
+    fetches = _reached((r for r in kept if r.kind == FETCH), network.fetch)
     pulls = {record.name: None for record in kept if record.kind == PULL and record.name and not record.reason}
     digests = {f"{r.name}:{r.reference}": r.digest for r in kept if r.kind == PULL and r.digest and _is_tag(r.reference)}
     sections = (
         _network("run", steps),
         _network("fetch", fetches),
         "[registries]\nfrom_dockerfile = false\npull = " + _array(map(json.dumps, sorted(pulls))),
-        _digests(digests),
+        source_section(isolation.sources),
+        _digests({**dict(isolation.sources.digests), **digests}),
+        *carried_sections(isolation),
     )
-    return "# Learned from one build: what it reached, and nothing else.\n\n" + "\n\n".join(filter(None, sections)) + "\n"
+    return "\n\n".join((_HEAD.rstrip(), *filter(None, sections))) + "\n"
 
 
 class _Reached:
@@ -36,12 +51,15 @@ class _Reached:
         self.ranges: set[str] = set()
 
 
-def _reached(records: Iterable[Record]) -> Mapping[str, _Reached]:
-    hosts: defaultdict[str, _Reached] = defaultdict(_Reached)
+def _reached(records: Iterable[Record], entries: Iterable[Allow]) -> Mapping[tuple[str, bool], _Reached]:
+    """By host and whether the names on the wire are read, which one of `entries` may have switched off."""
+    unread = [entry for entry in entries if not entry.inspect]
+    hosts: defaultdict[tuple[str, bool], _Reached] = defaultdict(_Reached)
     for record in records:
         if record.address:
-            hosts[record.name].ports.add(record.port)
-            hosts[record.name].ranges.update(_ranges(record.address))
+            is_read = not any(name_matches(entry.host, record.name) and record.port in entry.ports for entry in unread)
+            hosts[record.name, is_read].ports.add(record.port)
+            hosts[record.name, is_read].ranges.update(_ranges(record.address))
     return hosts
 
 
@@ -53,17 +71,18 @@ def _ranges(text: str) -> Iterable[str]:
             yield str(next(matches))
 
 
-def _network(section: str, hosts: Mapping[str, _Reached]) -> str:
-    entries = [_entry(host, hosts[host]) for host in sorted(hosts)]
+def _network(section: str, hosts: Mapping[tuple[str, bool], _Reached]) -> str:
+    entries = [_entry(host, hosts[host, is_read], is_read=is_read) for host, is_read in sorted(hosts)]
     return f"[network.{section}]\nallow = " + _array(entries)
 
 
-def _entry(host: str, reached: _Reached) -> str:
+def _entry(host: str, reached: _Reached, *, is_read: bool) -> str:
     ports = sorted(reached.ports)
-    if len(ports) == 1 and not reached.ranges:
+    if len(ports) == 1 and not reached.ranges and is_read:
         return json.dumps(f"{host}:{ports[0]}")
     ranges = f", ranges = {json.dumps(sorted(reached.ranges))}" if reached.ranges else ""
-    return f"{{ host = {json.dumps(host)}, ports = {json.dumps(ports)}{ranges} }}"
+    unread = "" if is_read else ", inspect = false"
+    return f"{{ host = {json.dumps(host)}, ports = {json.dumps(ports)}{ranges}{unread} }}"
 
 
 def _digests(digests: Mapping[str, str]) -> str:

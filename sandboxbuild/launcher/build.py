@@ -120,7 +120,7 @@ class _Build:
             request = self._request(sources, isolation, ids.mode)
             with located(sources), self._audited():
                 result = self._talk(request, isolation, sources, ids, store)
-                self._learn()
+                self._learn(isolation)
             with self.interruption.raising():
                 descriptor = self._verified(store, result)
                 written = write_outputs(store, descriptor, settings.outputs, self.names)
@@ -222,12 +222,12 @@ class _Build:
         finally:
             self.trail.close()
 
-    def _learn(self) -> None:
+    def _learn(self, isolation: Isolation) -> None:
         """Write the policy that allows what was asked for, if one is to be learned."""
         if self.settings.learn:
             from sandboxbuild.gateway.learn import learn
 
-            write_file(self.settings.learn, learn(self.trail.records))
+            write_file(self.settings.learn, learn(self.trail.records, isolation))
 
     def _pulls(self, sources: Sources) -> tuple[str, ...]:
         """What the gateway lets through: what the Dockerfile names. Raises DockerfileError before anything is started.

@@ -14,9 +14,15 @@ from sandboxbuild.gateway.audit import CONNECT, FETCH, PULL, REFUSE, AuditLog, R
 from sandboxbuild.gateway.learn import learn
 from sandboxbuild.gateway.limits import Meter
 from sandboxbuild.policy.document import read_policy
-from sandboxbuild.policy.isolation import Budget
+from sandboxbuild.policy.isolation import Budget, Isolation
+from sandboxbuild.policy.resolve import isolation_of
 
 DIGEST = "sha256:" + "a" * 64
+
+
+def under(text: str) -> Isolation:
+    """What a policy comes to, read from `text`."""
+    return isolation_of(read_policy("base.toml", text.encode()), "mine", "r")
 
 
 def test_connections_at_once_are_limited_for_each_step() -> None:
@@ -97,7 +103,7 @@ def test_learned_policy_holds_what_was_reached_and_nothing_else() -> None:
         Record(PULL, name="registry.example.com/library/debian", reference="12", digest=DIGEST),
         Record(PULL, name="registry.example.com/library/debian", reference=DIGEST, digest=DIGEST),
     ]
-    text = learn(records)
+    text = learn(records, under(""))
     assert tomllib.loads(text) == {
         "network": {
             "run": {
@@ -110,11 +116,44 @@ def test_learned_policy_holds_what_was_reached_and_nothing_else() -> None:
         },
         "registries": {"from_dockerfile": False, "pull": ["registry.example.com/library/debian"]},
         "sources": {"digests": {"registry.example.com/library/debian:12": DIGEST}},
+        "syscalls": {"profile": "default"},
     }
     assert read_policy("learned.toml", text.encode()).document.network.run.allow
 
 
 def test_nothing_reached_is_a_policy_that_allows_nothing() -> None:
-    policy = read_policy("learned.toml", learn([]).encode())
+    policy = read_policy("learned.toml", learn([], under("")).encode())
     assert policy.document.network.run.value() == ()
     assert policy.document.registries.value().pull == ()
+
+
+def test_learned_entry_is_unread_where_the_one_that_let_it_through_was() -> None:
+    rules = """[network.run]
+    allow = [{ host = "*.example.com", ports = [5432], inspect = false }, "db.example.com:443"]
+    [[network.rule]]
+    stage = "x"
+    allow = [{ host = "queue.example.org", ports = [5672], inspect = false }]"""
+    records = [
+        Record(CONNECT, "1", name=name, port=port, address="93.184.216.34")
+        for name, port in (("db.example.com", 5432), ("db.example.com", 443), ("queue.example.org", 5672))
+    ]
+    learned = tomllib.loads(learn(records, under(rules)))
+    assert learned["network"]["run"]["allow"] == [
+        {"host": "db.example.com", "ports": [5432], "inspect": False},
+        "db.example.com:443",
+        {"host": "queue.example.org", "ports": [5672], "inspect": False},
+    ]
+
+
+def test_learned_policy_demands_of_sources_what_the_build_was_held_to() -> None:
+    other = "sha256:" + "b" * 64
+    pins = f"""[sources]
+    allow = ["registry.example.com/**"]
+    [sources.digests]
+    "registry.example.com/a:1" = "{DIGEST}"
+    "registry.example.com/b:1" = "{other}\""""
+    records = [Record(PULL, name="registry.example.com/a", reference="1", digest=DIGEST)]
+    learned = read_policy("learned.toml", learn(records, under(pins)).encode()).document.sources
+    assert learned.allow == ["registry.example.com/**"]
+    assert learned.digests == {"registry.example.com/a:1": DIGEST, "registry.example.com/b:1": other}
+    assert read_policy("l.toml", learn([], under("[sources]\nrequire_digest = true")).encode()).document.sources.require_digest

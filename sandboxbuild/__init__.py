@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sandboxbuild.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from sandboxbuild.launcher.build import build
     from sandboxbuild.launcher.outcome import BuildOutcome
     from sandboxbuild.launcher.settings import BuildSettings, OutputSpec, RegistrySettings, ReportFiles, SecretSource
 
-__version__ = "0.1.0"
 __all__ = ["BuildOutcome", "BuildSettings", "OutputSpec", "RegistrySettings", "ReportFiles", "SecretSource", "build"]
 
 _HOMES = {"build": "build", "BuildOutcome": "outcome"}

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from sandboxbuild import __version__
+from sandboxbuild.version import __version__
 
 
 @click.command()

@@ -10,10 +10,10 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
-from sandboxbuild import __version__
 from sandboxbuild.policy.isolation import Isolation, SyscallChoice
 from sandboxbuild.policy.library import packaged_folder, read_file
 from sandboxbuild.system import seccomp
+from sandboxbuild.version import __version__
 
 FOLDER: Final = "filters"
 _FORMAT: Final = 2  # of what is compiled from the same words; a new one, a new number

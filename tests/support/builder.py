@@ -101,7 +101,7 @@ class Builder:
         return loaded
 
     def _environment(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "PYTHONPATH") if name in os.environ}
         return {**kept, "PYTHONUNBUFFERED": "1", **self.environment}
 
     def processes(self) -> list[str]:

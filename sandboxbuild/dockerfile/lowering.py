@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from sandboxbuild.dockerfile import limits
@@ -22,6 +23,7 @@ from sandboxbuild.oci.platform import Platform
 from sandboxbuild.plan.operations import ContextSource, CopyOp, ImageSource
 from sandboxbuild.plan.steps import BaseImage, BaseStage, BuildPlan, Scratch, Stage, Step
 
+TRIGGER: Final = "ONBUILD "  # in front of a trigger's text
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -61,6 +63,21 @@ def base_images(dockerfile: Dockerfile, options: LowerOptions) -> tuple[BaseImag
             for image in lowering.images_of(number, command):
                 found[image] = None
     return tuple(found)
+
+
+def needed_commands(dockerfile: Dockerfile, options: LowerOptions) -> Iterator[tuple[str, str, Command]]:
+    """(stage's name or number, the step's text, the instruction) of the stages that the target needs, triggers included.
+
+    What ONBUILD triggers of base images hold is not known here.
+    """
+    lowering = _Lowering(dockerfile, options, None)
+    for number in sorted(lowering.needed()):
+        stage = lowering.graph.stages[number]
+        name = stage.text.start.name or str(number)
+        for trigger in lowering.triggers(number):
+            yield name, TRIGGER + trigger.raw.shown, trigger
+        for command in stage.commands:
+            yield name, command.raw.shown, command
 
 
 class _Lowering:
@@ -149,7 +166,7 @@ class _Lowering:
         scope.knows_base = below.knows_base if below else self.resolve is not None or isinstance(info.base, Scratch)
         self._scopes[info.number] = scope
         steps = [_context_step(info.base, info, config)] if isinstance(info.base, BaseContext) else []
-        steps += [_step(command, scope, "ONBUILD ") for command in self.triggers(info.number)]
+        steps += [_step(command, scope, TRIGGER) for command in self.triggers(info.number)]
         steps += [_step(command, scope) for command in info.commands]
         base = Scratch() if isinstance(info.base, BaseContext) else info.base
         platform = _platform_of(config) if below else info.platform

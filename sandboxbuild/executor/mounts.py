@@ -54,6 +54,12 @@ class RunMounts:
             return "".join(self._copies.content(CopyOp((mount.source,), ((mount.source_path,),), "/"), vertex))
         return ""
 
+    def handed_over(self, op: RunOp) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The ids of the secrets and of the ssh agents that the op names and the build was given."""
+        secrets = {mount.secret_id: None for mount in op.mounts if isinstance(mount, SecretMount)}
+        agents = {mount.ssh_id: None for mount in op.mounts if isinstance(mount, SshMount)}
+        return tuple(one for one in secrets if one in self._secrets), tuple(one for one in agents if one in self._request.ssh)
+
     def resolve(self, op: RunOp, stack: ExitStack, vertex: Vertex) -> tuple[tuple[StepMount, ...], tuple[tuple[str, str], ...]]:
         """The step's mounts in order, and the secrets that come as variables. `stack` ends what they need.
 
@@ -61,6 +67,7 @@ class RunMounts:
         """
         mounts: list[StepMount] = []
         variables: list[tuple[str, str]] = []
+        secrets: dict[str, bytes] = {}
         for mount in op.mounts:
             match mount:
                 case BindMount():
@@ -70,7 +77,7 @@ class RunMounts:
                 case TmpfsMount():
                     mounts.append(StepMount("tmpfs", mount.target, writable=True, size_bytes=mount.size_bytes, mode=0o755))
                 case SecretMount():
-                    self._secret(mount, mounts, variables)
+                    self._secret(mount, mounts, variables, secrets, vertex)
                 case SshMount():
                     self._ssh(mount, mounts, variables, stack, vertex)
                 case _:
@@ -100,7 +107,15 @@ class RunMounts:
             self._caches.seed(path, seed.path, mount.source_path)
         return StepMount("bind", mount.target, source=path, writable=not mount.readonly)
 
-    def _secret(self, mount: SecretMount, mounts: list[StepMount], variables: list[tuple[str, str]]) -> None:
+    def _secret(
+        self,
+        mount: SecretMount,
+        mounts: list[StepMount],
+        variables: list[tuple[str, str]],
+        known: dict[str, bytes],
+        vertex: Vertex,
+    ) -> None:
+        """The gateway gives a secret once: `known` are those that this step has."""
         if mount.secret_id not in self._secrets:
             if mount.required:
                 raise InputError(
@@ -108,7 +123,9 @@ class RunMounts:
                     hint=f"give it with --secret id={mount.secret_id},src=FILE",
                 )
             return
-        value = read_secret(self._uplink, mount.secret_id)
+        if mount.secret_id not in known:
+            known[mount.secret_id] = read_secret(self._uplink, str(vertex.number), mount.secret_id)
+        value = known[mount.secret_id]
         if mount.env:
             variables.append((mount.env, value.decode("utf-8", "surrogateescape")))
         if mount.target or not mount.env:

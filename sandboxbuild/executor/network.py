@@ -43,10 +43,6 @@ class StepNetwork:
         self._halt_read, self._halt_write = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name=f"network-{step}", daemon=True)
 
-    def declare(self, stage: str, run: str) -> None:
-        """Tell the gateway what the step is, for rules by stage and RUN. Raises RegistryError."""
-        self._tunnel.declare(stage, run)
-
     @property
     def refusals(self) -> tuple[Refusal, ...]:
         """What the step asked for in vain: for the build's error."""

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from sandboxbuild.errors import BuildTimeout, Interrupted, LimitExceeded, PolicyError, SandboxbuildError, StepFailed
+from sandboxbuild.errors import (
+    BuildTimeout,
+    Interrupted,
+    LimitExceeded,
+    PolicyError,
+    RegistryError,
+    SandboxbuildError,
+    StepFailed,
+)
 from sandboxbuild.executor.channel import Vertex
 from sandboxbuild.executor.listeners import NAMESERVER, RESOLV_CONF, adopt
 from sandboxbuild.executor.mounts import RunMounts
@@ -21,7 +29,7 @@ from sandboxbuild.executor.users import ResolvedUser, resolve_user
 from sandboxbuild.plan.operations import RunOp
 from sandboxbuild.plan.steps import Stage, Step
 from sandboxbuild.protocol.request import BuildRequest
-from sandboxbuild.registry.uplink import Uplink
+from sandboxbuild.registry.uplink import Uplink, begin_step, end_step
 from sandboxbuild.snapshotters import Workspace
 
 if TYPE_CHECKING:
@@ -57,9 +65,10 @@ class Runs:
     def perform(self, op: RunOp, step: Step, stage: Stage, workspace: Workspace, vertex: Vertex) -> None:
         """Run it in the workspace. Raises StepFailed, LimitExceeded, BuildTimeout, or why it could not begin."""
         with ExitStack() as stack:
+            stack.enter_context(self._announced(op, step, stage, vertex))
             spec = self._spec(op, workspace.root, stack, vertex)
             use = _disk_use(spec, workspace)
-            outcome, refusals = self._run(spec, step, stage, vertex, use.look if use else None)
+            outcome, refusals = self._run(spec, vertex, use.look if use else None)
             if use and not outcome.ended_by:
                 outcome = outcome._replace(ended_by=use.exceeded())
         if outcome.status or outcome.ended_by:
@@ -105,9 +114,22 @@ class Runs:
             timeout_s=request.isolation.step_timeout_s,
         )
 
-    def _run(
-        self, spec: StepSpec, step: Step, stage: Stage, vertex: Vertex, look: Look | None
-    ) -> tuple[StepOutcome, Sequence[Refusal]]:
+    @contextmanager
+    def _announced(self, op: RunOp, step: Step, stage: Stage, vertex: Vertex) -> Iterator[None]:
+        """The gateway knows of the step while the block lasts, if it is to serve it at all."""
+        secrets, agents = self._mounts.handed_over(op)
+        if self._network(op) != "gateway" and not secrets and not agents:
+            yield
+            return
+        number = str(vertex.number)
+        begin_step(self._uplink, number, stage.name or str(stage.number), step.text, secrets, agents)
+        try:
+            yield
+        finally:
+            with suppress(RegistryError):  # it is gone, and with it all that a step could ask for
+                end_step(self._uplink, number)
+
+    def _run(self, spec: StepSpec, vertex: Vertex, look: Look | None) -> tuple[StepOutcome, Sequence[Refusal]]:
         if spec.network != "gateway":
             return self._runner.run(spec, vertex.output, cancel_fd=self._cancel_fd, look=look), ()
         networks: list[StepNetwork] = []
@@ -115,7 +137,6 @@ class Runs:
         def serve(descriptors: list[int]) -> None:
             network = StepNetwork(adopt(descriptors), self._uplink, str(vertex.number))
             networks.append(network)
-            network.declare(stage.name or str(stage.number), step.text)
             network.__enter__()
 
         try:

@@ -57,15 +57,6 @@ class Tunnel:
         self._refusals: dict[tuple[str, int], Refusal] = {}
         self._lock = threading.Lock()
 
-    def declare(self, stage: str, run: str) -> None:
-        """Tell the gateway what this step is, before it asks for anything. Raises RegistryError."""
-        document = json.dumps({"stage": stage, "run": run}).encode("ascii")
-        response = self._gateway.exchange("POST", f"/v1/steps/{self._step}", {}, _Text(document), timeout_s=NAME_TIMEOUT_S)
-        status = response.status
-        response.close()
-        if status not in (200, 204):
-            raise RegistryError(f"the gateway doesn't take step {self._step}: status {status}", status=status)
-
     def may_ask(self, name: str) -> bool:
         """Whether the policy names `name` (lower case) on some port. The gateway is asked once for each name."""
         with self._lock:
@@ -128,18 +119,6 @@ class Tunnel:
         """Each name and port that was refused, once, in the order of the first time."""
         with self._lock:
             return tuple(self._refusals.values())
-
-
-class _Text:
-    """A Body (registry) of bytes at hand."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size_bytes = len(data)
-
-    def read(self, count: int, /) -> bytes:
-        part, self._data = self._data[:count], self._data[count:]
-        return part
 
 
 def _read_answer(connection: socket.socket) -> tuple[int, bytes]:

@@ -6,18 +6,18 @@ failure, as BuildKit does it: a build uses the operator's keys, and doesn't rule
 
 from __future__ import annotations
 
-import re
 import socket
 from collections.abc import Sequence
 from typing import Final
 
 from sandboxbuild.gateway.audit import REFUSE, AuditLog, Record
 from sandboxbuild.gateway.config import AgentFrom
+from sandboxbuild.gateway.egress import STEP_HEADER
 from sandboxbuild.gateway.server import Exchange, Request, Route
+from sandboxbuild.gateway.stepbook import NotDue, StepBook
 
 PREFIX: Final = "/v1/ssh/"
 SSH: Final = "ssh"  # the kind of an audit record
-STEP_HEADER: Final = "sandboxbuild-step"
 MESSAGE_LIMIT_BYTES: Final = 256 * 1024  # OpenSSH's AGENT_MAX_LEN
 IDLE_S: Final = 3600.0
 AGENT_TIMEOUT_S: Final = 120.0  # an agent may ask its owner for a confirmation
@@ -25,36 +25,45 @@ REQUEST_IDENTITIES: Final = 11
 SIGN_REQUEST: Final = 13
 _ALLOWED: Final = frozenset({REQUEST_IDENTITIES, SIGN_REQUEST})
 _FAILURE: Final = b"\0\0\0\x01\x05"
-_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
-_STEP: Final = re.compile(r"[0-9A-Za-z._-]{1,64}", re.ASCII)
 _CONNECTED: Final = b"HTTP/1.1 200 Connected\r\n\r\n"
 
 
 class Agents:
-    """The agents of one build, by the ids of the command line."""
+    """The agents of one build, by the ids of the command line; a step that names one is connected to it while it runs."""
 
-    def __init__(self, agents: Sequence[AgentFrom], audit: AuditLog) -> None:
+    def __init__(self, agents: Sequence[AgentFrom], audit: AuditLog, book: StepBook) -> None:
         self._paths = {agent.ssh_id: agent.path for agent in agents}
         self._audit = audit
+        self._book = book
 
     def routes(self) -> tuple[Route, ...]:
         return (Route(lambda request: request.path.startswith(PREFIX) and request.method == "GET", self.handle),)
 
     def handle(self, request: Request, exchange: Exchange) -> None:
-        """Connect to the agent and carry messages until one side ends it."""
+        """Connect to the agent and carry messages until one side, or the step, ends it."""
         ssh_id = request.path.removeprefix(PREFIX)
-        step = request.headers.get(STEP_HEADER, "")
-        path = self._paths.get(ssh_id) if _ID.fullmatch(ssh_id) and _STEP.fullmatch(step) and not request.query else None
+        step = request.headers.get(STEP_HEADER, "")[:64]
+        path = self._paths.get(ssh_id) if not request.query else None
         if path is None:
-            self._audit.write(Record(REFUSE, step[:64], name=f"ssh {ssh_id[:128]}", reason="this build has no such agent"))
-            exchange.refuse(403, "this build has no such agent", "give it with --ssh")
+            self._refuse(exchange, step, ssh_id, "this build has no such agent", "give it with --ssh")
             return
+        try:
+            with self._book.hold_agent(step, ssh_id, exchange.connection) as asker:
+                self._connect(exchange, path, Record(SSH, step, asker.stage, name=f"ssh {ssh_id}"))
+        except NotDue as error:
+            self._refuse(exchange, step, ssh_id, str(error), "")
+
+    def _refuse(self, exchange: Exchange, step: str, ssh_id: str, reason: str, hint: str) -> None:
+        self._audit.write(Record(REFUSE, step, name=f"ssh {ssh_id[:128]}", reason=reason))
+        exchange.refuse(403, reason, hint)
+
+    def _connect(self, exchange: Exchange, path: str, record: Record) -> None:
         try:
             agent = connect_to_agent(path)
         except OSError as error:
-            exchange.fail(502, f"the ssh agent {ssh_id!r} can't be reached: {error.strerror}", transient=False)
+            exchange.fail(502, f"{record.name}: the agent can't be reached: {error.strerror}", transient=False)
             return
-        self._audit.write(Record(SSH, step, name=f"ssh {ssh_id}"))
+        self._audit.write(record)
         client, early = exchange.hijack()
         with agent, client:
             client.sendall(_CONNECTED)

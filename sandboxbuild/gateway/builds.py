@@ -21,7 +21,8 @@ from sandboxbuild.gateway.registries import Registries
 from sandboxbuild.gateway.resolver import Resolver, SystemResolver
 from sandboxbuild.gateway.rules import FETCH, Asker
 from sandboxbuild.gateway.server import Exchange, Request, Route
-from sandboxbuild.gateway.steps import DECLARATION_LIMIT_BYTES, carry_connect, is_step_route, step_answer
+from sandboxbuild.gateway.stepbook import StepBook
+from sandboxbuild.gateway.steps import DECLARATION_LIMIT_BYTES, StepRoutes, carry_connect, is_step_route
 from sandboxbuild.system.relay import Relay
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def build_routes(config: GatewayConfig, audit: AuditLog, relay: Relay, resolver:
     wire = Late(lambda: make_wire(config))
     remote = Late(lambda: make_remote(config, wire()))
     access = build_access(config.registries, config.sources, config.cache_repositories)
-    egress = Egress(config.network, resolver or SystemResolver(), audit, relay)
+    book = StepBook(config.named_runs)
+    egress = Egress(config.network, resolver or SystemResolver(), audit, relay, book)
     registries = Registries(
         access,
         remote,
@@ -82,8 +84,8 @@ def build_routes(config: GatewayConfig, audit: AuditLog, relay: Relay, resolver:
         granted_opener=granted_opener,
     )
     remote.warm()
-    handed_over = (*Handover(config.secrets, audit).routes(), *Agents(config.agents, audit).routes())
-    return (*registries.routes(), *step_routes(egress), *handed_over, *fetches.routes())
+    handed_over = (*Handover(config.secrets, audit, book).routes(), *Agents(config.agents, audit, book).routes())
+    return (*registries.routes(), *step_routes(egress, StepRoutes(egress, book, audit)), *handed_over, *fetches.routes())
 
 
 def secret_reader(config: GatewayConfig) -> Callable[[str], bytes]:
@@ -136,7 +138,7 @@ def make_remote(config: GatewayConfig, wire: Wire) -> RemoteTransport:
     return RemoteTransport(wire, ConfiguredCredentials(places_of(os.environ, config.auth_file)), settings)
 
 
-def step_routes(egress: Egress) -> tuple[Route, ...]:
+def step_routes(egress: Egress, steps: StepRoutes) -> tuple[Route, ...]:
     """What steps' networks ask for: names, connections, and who is asking."""
 
     def answer(request: Request, exchange: Exchange) -> None:
@@ -144,7 +146,7 @@ def step_routes(egress: Egress) -> tuple[Route, ...]:
             exchange.refuse(413, f"a declaration of more than {DECLARATION_LIMIT_BYTES} bytes", code="SIZE_INVALID")
             return
         target = f"{request.path}?{request.query}" if request.query else request.path
-        said = step_answer(egress, request.method, target, exchange.read_all())
+        said = steps.answer(request.method, target, exchange.read_all())
         exchange.respond(said.status, said.headers, said.body)
 
     def carry(request: Request, exchange: Exchange) -> None:

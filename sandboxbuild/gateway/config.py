@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sandboxbuild.plan.handovers import NamedRun
 from sandboxbuild.policy.isolation import NetworkRules, RegistryAccess, SourceRules
 
 CONFIG_LIMIT_BYTES = 16 * 1024 * 1024
@@ -51,6 +52,9 @@ class GatewayConfig(NamedTuple):
     comes last unless `mirror_fallback` is False. `plain_hosts` may speak plain HTTP, `unverified_hosts` have any certificate
     ("*": all). `authorities` are (host or "" for all, file), `client_certificates` (host, certificate file, key file).
     `auth_realms` are (registry, token server) that the operator allows. `proxies` are ("http", "https" or "no", value).
+
+    `named_runs` are the Dockerfile's RUNs that name secrets or agents, each as often as it is run: steps get nothing else.
+    None says that nobody has read the Dockerfile yet; then steps get what they are declared to name.
     """
 
     build_id: str
@@ -76,6 +80,7 @@ class GatewayConfig(NamedTuple):
     proxies: tuple[tuple[str, str], ...] = ()
     secrets: tuple[SecretFrom, ...] = ()
     agents: tuple[AgentFrom, ...] = ()
+    named_runs: tuple[NamedRun, ...] | None = None
     grants: tuple[FetchGrant, ...] = ()
     fetch_limit_bytes: int = 16 * 1024 * 1024 * 1024
     connect_timeout_s: float = 10.0

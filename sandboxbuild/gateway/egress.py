@@ -6,29 +6,25 @@ Between the look-up and the connection the address isn't looked up again, so a n
 from __future__ import annotations
 
 import json
-import re
 import socket
-import threading
 import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from sandboxbuild.gateway.audit import CONNECT, FETCH, REFUSE, STEP, AuditLog, Record
+from sandboxbuild.gateway.audit import CONNECT, FETCH, REFUSE, AuditLog, Record
 from sandboxbuild.gateway.limits import Meter, time_limit_key
 from sandboxbuild.gateway.resolver import Resolver, Unresolved
 from sandboxbuild.gateway.rules import RUN, Admitted, Allowed, Asker, Refused, admit, choose
+from sandboxbuild.gateway.stepbook import NotDue, StepBook
 from sandboxbuild.gateway.wire import NameCheck
 from sandboxbuild.policy.isolation import NetworkRules
 from sandboxbuild.system.relay import Cut, Relay
 
 CONNECT_TIMEOUT_S: Final = 15.0
-STEPS_LIMIT: Final = 10_000
-TEXT_LIMIT: Final = 64 * 1024
 ESTABLISHED: Final = b"HTTP/1.1 200 Connected\r\n\r\n"
 STEP_HEADER: Final = "sandboxbuild-step"
 KIND_HEADER: Final = "sandboxbuild-kind"
 REFUSED_HEADER: Final = "Sandboxbuild-Refused"
-_STEP: Final = re.compile(r"[0-9A-Za-z._-]{1,64}", re.ASCII)
 
 
 class Denied(Exception):
@@ -50,31 +46,26 @@ class Opened(NamedTuple):
 class Egress:
     """One build's way to the world. Thread-safe: each request is served in its caller's thread, the bytes in the relay's."""
 
-    def __init__(self, rules: NetworkRules, resolver: Resolver, audit: AuditLog, relay: Relay) -> None:
+    def __init__(
+        self, rules: NetworkRules, resolver: Resolver, audit: AuditLog, relay: Relay, book: StepBook | None = None
+    ) -> None:
         self._rules = rules
         self._resolver = resolver
         self._audit = audit
         self._relay = relay
         self._meter = Meter(rules.step_budget, rules.build_budget)
-        self._steps: dict[str, Asker] = {}
-        self._lock = threading.Lock()
-
-    def declare(self, step: str, stage: str, run: str) -> None:
-        """Say what a step is before it asks for names: rules by stage and RUN need it. Once for each. Raises ValueError."""
-        if not _STEP.fullmatch(step) or len(stage) > TEXT_LIMIT or len(run) > TEXT_LIMIT:
-            raise ValueError("a step that can't be declared")
-        with self._lock:
-            if step in self._steps or len(self._steps) >= STEPS_LIMIT:
-                raise ValueError("a step that was declared before, or one too many")
-            self._steps[step] = Asker(step, RUN, stage, run)
-        self._audit.write(Record(STEP, step, stage, run))
+        self._book = book or StepBook()
 
     def asker(self, step: str, kind: str = RUN) -> Asker:
-        """Who asks, by the headers of a request. Raises ValueError for headers that name nobody."""
-        if not _STEP.fullmatch(step) or kind not in (RUN, FETCH):
-            raise ValueError("no step, or a kind that isn't run or fetch")
-        with self._lock:
-            return self._steps.get(step, Asker(step))._replace(kind=kind)
+        """Who asks, by a request's headers. Raises ValueError for headers that name nobody, Denied after the step's end."""
+        if kind not in (RUN, FETCH):
+            raise ValueError("a kind that isn't run or fetch")
+        try:
+            return self._book.asker(step, kind)
+        except NotDue as error:
+            refused = Refused(str(error), "", "ended")
+            self._log_refusal(Asker(step), "", 0, refused)
+            raise Denied(refused) from error
 
     def ask_name(self, asker: Asker, name: str) -> Admitted | Refused:
         """Whether a name may be asked for on some port. Resolves nothing; a refusal is logged."""
@@ -127,7 +118,7 @@ class Egress:
         if limit:
             self._refuse(client, asker, host, port, Refused(limit, "raise the limit in the policy", "limit"))
             return
-        trip = _Trip(self._audit, self._meter, asker, host, port)
+        trip = _Trip(self._audit, self._meter, self._book, asker, host, port)
         try:
             opened = self._connect(host, port, self._judge(asker, host, port))
         except Denied as denied:
@@ -183,6 +174,7 @@ class _Trip:
         "_asker",
         "_audit",
         "_began_s",
+        "_book",
         "_learned",
         "_limit",
         "_meter",
@@ -194,11 +186,12 @@ class _Trip:
         "port",
     )
 
-    def __init__(self, audit: AuditLog, meter: Meter, asker: Asker, host: str, port: int) -> None:
+    def __init__(self, audit: AuditLog, meter: Meter, book: StepBook, asker: Asker, host: str, port: int) -> None:
         self.host = host
         self.port = port
         self._audit = audit
         self._meter = meter
+        self._book = book
         self._asker = asker
         self._began_s = time.time()
         self._address = ""
@@ -218,7 +211,7 @@ class _Trip:
         self._sent += sent
         self._received += received
         self._limit = self._meter.moved(self._asker.step, sent, received)
-        return self._limit
+        return self._limit or ("the step has ended" if self._book.has_ended(self._asker.step) else "")
 
     def closed(self, reason: str) -> None:
         self._meter.closed(self._asker.step)

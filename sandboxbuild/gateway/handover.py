@@ -1,20 +1,20 @@
-"""Secrets: read outside, when they are asked for, and given only to who may have them at that moment."""
+"""Secrets: read outside when a step asks for them, and given to a step that names them while it runs."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from sandboxbuild.gateway.audit import REFUSE, AuditLog, Record
 from sandboxbuild.gateway.config import SecretFrom
+from sandboxbuild.gateway.egress import STEP_HEADER
 from sandboxbuild.gateway.server import Exchange, Request, Route
+from sandboxbuild.gateway.stepbook import NotDue, StepBook
 
 PREFIX: Final = "/v1/secret/"
 SECRET: Final = "secret"  # noqa: S105 - the kind of an audit record
 LIMIT_BYTES: Final = 500 * 1024  # BuildKit's limit as well
-_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class SecretUnreadable(Exception):
@@ -22,32 +22,34 @@ class SecretUnreadable(Exception):
 
 
 class Handover:
-    """The secrets of one build. `is_due` says whether a secret may be given now: when a step that names it has started."""
+    """The secrets of one build: each is given to a step that has begun, that names it, and that hasn't had it yet."""
 
-    def __init__(
-        self, secrets: Sequence[SecretFrom], audit: AuditLog, is_due: Callable[[str], bool] = lambda _secret_id: True
-    ) -> None:
+    def __init__(self, secrets: Sequence[SecretFrom], audit: AuditLog, book: StepBook) -> None:
         self._sources = {secret.secret_id: secret for secret in secrets}
         self._audit = audit
-        self._is_due = is_due
+        self._book = book
 
     def routes(self) -> tuple[Route, ...]:
         return (Route(lambda request: request.path.startswith(PREFIX) and request.method == "GET", self.handle),)
 
     def handle(self, request: Request, exchange: Exchange) -> None:
         secret_id = request.path.removeprefix(PREFIX)
-        source = self._sources.get(secret_id) if _ID.fullmatch(secret_id) else None
-        if source is None or not self._is_due(secret_id):
-            reason = "this build has no such secret" if source is None else "no running step names this secret"
-            self._audit.write(Record(REFUSE, name=f"secret {secret_id[:128]}", reason=reason))
-            exchange.refuse(403, reason, "give it with --secret" if source is None else "")
+        step = request.headers.get(STEP_HEADER, "")[:64]
+        source = self._sources.get(secret_id) if not request.query else None
+        try:
+            if source is None:
+                raise NotDue("this build has no such secret")
+            asker = self._book.take_secret(step, secret_id)
+        except NotDue as error:
+            self._audit.write(Record(REFUSE, step, name=f"secret {secret_id[:128]}", reason=str(error)))
+            exchange.refuse(403, str(error), "give it with --secret" if source is None else "")
             return
         try:
             value = read_secret(source)
         except SecretUnreadable as error:
             exchange.refuse(404, str(error))
             return
-        self._audit.write(Record(SECRET, name=f"secret {secret_id}", sent=0, received=len(value)))
+        self._audit.write(Record(SECRET, step, asker.stage, name=f"secret {secret_id}"))
         exchange.respond(200, {"Content-Type": "application/octet-stream"}, value)
 
 

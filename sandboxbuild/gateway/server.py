@@ -135,6 +135,11 @@ class Exchange:
         self.reusable = length is None or sent == length
         return sent
 
+    @property
+    def connection(self) -> socket.socket:
+        """For those who may have to shut it from elsewhere; reading and writing are the exchange's."""
+        return self._connection
+
     def hijack(self) -> tuple[socket.socket, bytes]:
         """Take the connection over, with what came behind the request's head. The server forgets it; nothing was answered."""
         self.answered = self.taken = True

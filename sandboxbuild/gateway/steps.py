@@ -1,6 +1,7 @@
 """The gateway's routes that steps' networks use, as functions that a server calls with what it parsed.
 
-POST /v1/steps/STEP {"stage": ..., "run": ...}     what a step is, once, before it asks for anything
+POST /v1/steps/STEP {"stage": ..., "run": ..., "secrets": [...], "ssh": [...]}    a step begins: what it is, and names
+POST /v1/steps/STEP/end                            it has ended
 POST /v1/names/NAME?step=STEP&kind=run|fetch       may this name be asked for?
 CONNECT NAME:PORT with Sandboxbuild-Step, -Kind    carry this connection
 """
@@ -13,13 +14,25 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from sandboxbuild.gateway.egress import KIND_HEADER, REFUSED_HEADER, STEP_HEADER, Egress, refusal_answer, refusal_document
+from sandboxbuild.gateway.audit import REFUSE, STEP, AuditLog, Record
+from sandboxbuild.gateway.egress import (
+    KIND_HEADER,
+    REFUSED_HEADER,
+    STEP_HEADER,
+    Denied,
+    Egress,
+    refusal_answer,
+    refusal_document,
+)
 from sandboxbuild.gateway.rules import RUN, Refused
+from sandboxbuild.gateway.server import hint_header
+from sandboxbuild.gateway.stepbook import NotDue, StepBook
 from sandboxbuild.protocol.http1 import BadRequest, split_authority
 
 DECLARATION_LIMIT_BYTES: Final = 512 * 1024
 _STEPS: Final = "/v1/steps/"
 _NAMES: Final = "/v1/names/"
+_END: Final = "/end"
 
 
 class Answer(NamedTuple):
@@ -28,10 +41,11 @@ class Answer(NamedTuple):
     status: int
     body: bytes
     refused: str = ""
+    hint: str = ""
 
     @property
     def headers(self) -> Mapping[str, str]:
-        marks = {REFUSED_HEADER: self.refused} if self.refused else {}
+        marks = {REFUSED_HEADER: self.refused, **hint_header(self.hint)} if self.refused else {}
         return {"Content-Type": "application/json", "Content-Length": str(len(self.body)), **marks}
 
 
@@ -39,25 +53,66 @@ def is_step_route(target: str) -> bool:
     return target.startswith((_STEPS, _NAMES))
 
 
-def step_answer(egress: Egress, method: str, target: str, body: bytes) -> Answer:
-    """The answer on a step's route; `body` holds at most DECLARATION_LIMIT_BYTES."""
-    if method != "POST":
-        return _error(405, "METHOD", "only POST is known here")
-    try:
-        if target.startswith(_STEPS):
-            return _declare(egress, target[len(_STEPS) :], body)
-        return _ask(egress, target[len(_NAMES) :])
-    except ValueError as error:
-        return _error(400, "REQUEST", str(error)[:200])
+class StepRoutes:
+    """The answers on the steps' routes of one build."""
+
+    def __init__(self, egress: Egress, book: StepBook, audit: AuditLog) -> None:
+        self._egress = egress
+        self._book = book
+        self._audit = audit
+
+    def answer(self, method: str, target: str, body: bytes) -> Answer:
+        """`body` holds at most DECLARATION_LIMIT_BYTES."""
+        if method != "POST":
+            return _error(405, "METHOD", "only POST is known here")
+        try:
+            if target.startswith(_NAMES):
+                return _ask(self._egress, target[len(_NAMES) :])
+            step = target[len(_STEPS) :]
+            return self._end(step.removesuffix(_END)) if step.endswith(_END) else self._declare(step, body)
+        except Denied as denied:
+            return _refusal(denied.refused)
+        except (ValueError, RecursionError) as error:
+            return _error(400, "REQUEST", str(error)[:200])
+
+    def _declare(self, step: str, body: bytes) -> Answer:
+        said = _declaration(body)
+        try:
+            self._book.declare(step, *said)
+        except NotDue as error:
+            reason, hint = str(error), "write the mount into the Dockerfile itself; triggers of base images get no secrets"
+            self._audit.write(Record(REFUSE, step, said.stage, name="handover", reason=reason, hint=hint))
+            return _refusal(Refused(reason, hint, "handover"))
+        self._audit.write(Record(STEP, step, said.stage, said.run))
+        return Answer(200, b"{}")
+
+    def _end(self, step: str) -> Answer:
+        self._book.end(step)
+        return Answer(200, b"{}")
 
 
-def _declare(egress: Egress, step: str, body: bytes) -> Answer:
+class _Declaration(NamedTuple):
+    stage: str
+    run: str
+    secrets: tuple[str, ...]
+    agents: tuple[str, ...]
+
+
+def _declaration(body: bytes) -> _Declaration:
+    """Raises ValueError for anything but an object of these keys; the ids may be left out."""
     document = json.loads(body)
-    stage, run = (document.get(key) for key in ("stage", "run")) if isinstance(document, dict) else (None, None)
+    if not isinstance(document, dict) or not document.keys() <= {"stage", "run", "secrets", "ssh"}:
+        raise ValueError("a declaration of other things than stage, run, secrets and ssh")
+    stage, run = document.get("stage"), document.get("run")
     if not isinstance(stage, str) or not isinstance(run, str):
         raise ValueError("a declaration without stage and run")
-    egress.declare(step, stage, run)
-    return Answer(200, b"{}")
+    return _Declaration(stage, run, _texts(document.get("secrets", [])), _texts(document.get("ssh", [])))
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise ValueError("ids that aren't a list of texts")
+    return tuple(value)
 
 
 def _ask(egress: Egress, rest: str) -> Answer:
@@ -65,7 +120,7 @@ def _ask(egress: Egress, rest: str) -> Answer:
     query = dict(parse_qsl(parts.query, max_num_fields=4))
     verdict = egress.ask_name(egress.asker(query.get("step", ""), query.get("kind", RUN)), parts.path)
     if isinstance(verdict, Refused):
-        return Answer(403, json.dumps(refusal_document(verdict)).encode("ascii"), verdict.code)
+        return _refusal(verdict)
     return Answer(200, json.dumps({"ports": list(verdict.ports)}).encode("ascii"))
 
 
@@ -76,10 +131,11 @@ def carry_connect(egress: Egress, client: socket.socket, early: bytes, target: s
         asker = egress.asker(headers.get(STEP_HEADER, ""), headers.get(KIND_HEADER, RUN))
         if split_authority(headers.get("host", ""), port) != (host, port):
             raise BadRequest("a Host that differs from the target")
-    except ValueError as error:
+    except (ValueError, Denied) as error:
+        refused = error.refused if isinstance(error, Denied) else Refused(str(error), "", "syntax")
         with client:
             client.settimeout(5.0)
-            _send_quietly(client, refusal_answer(Refused(str(error), "", "syntax")))
+            _send_quietly(client, refusal_answer(refused))
         return
     egress.carry(client, early, asker, host, port)
 
@@ -89,6 +145,10 @@ def _send_quietly(client: socket.socket, reply: bytes) -> None:
         client.sendall(reply)
     except OSError:  # whoever asked doesn't wait for the answer
         pass
+
+
+def _refusal(refused: Refused) -> Answer:
+    return Answer(403, json.dumps(refusal_document(refused)).encode("ascii"), refused.code, refused.hint)
 
 
 def _error(status: int, code: str, message: str) -> Answer:

@@ -22,7 +22,7 @@ from sandboxbuild.launcher.isolation import find_host
 from sandboxbuild.launcher.limits import build_limits
 from sandboxbuild.launcher.outcome import BuildOutcome, Record
 from sandboxbuild.launcher.outputs import check_outputs, write_outputs
-from sandboxbuild.launcher.planning import pulled_repositories
+from sandboxbuild.launcher.planning import handed_over, pulled_repositories
 from sandboxbuild.launcher.policies import check_base, resolve_policy
 from sandboxbuild.launcher.refusals import refusal_hint
 from sandboxbuild.launcher.reports import forget_old, write_failure, write_file, write_reports
@@ -37,6 +37,7 @@ from sandboxbuild.launcher.syscalls import with_filter
 from sandboxbuild.launcher.verify import verify_result
 from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.platform import host_platform
+from sandboxbuild.plan.handovers import NamedRun
 from sandboxbuild.policy.isolation import Isolation
 from sandboxbuild.protocol.events import BaseResolved, BuildFailed, BuildSucceeded, Event, PushCompleted
 from sandboxbuild.protocol.request import BuildRequest
@@ -154,7 +155,7 @@ class _Build:
         self, request: BuildRequest, isolation: Isolation, sources: Sources, ids: idmap.IdPlan, store: Store
     ) -> BuildSucceeded:
         """Start the sandbox, and let the executor build in it."""
-        pulls = self._pulls(sources)
+        pulls, named_runs = self._named(sources)
         gateway = gateway_config(
             self.settings,
             isolation,
@@ -163,6 +164,7 @@ class _Build:
             pushes=self.pushes,
             environ=self.environ,
             grants=sources.grants,
+            named_runs=named_runs,
         )
         threading.Thread(target=messages.prepare, name="messages").start()  # ready when the executor is
         network = "host" if has_host_network(isolation) else "none"
@@ -229,16 +231,17 @@ class _Build:
 
             write_file(self.settings.learn, learn(self.trail.records, isolation))
 
-    def _pulls(self, sources: Sources) -> tuple[str, ...]:
-        """What the gateway lets through: what the Dockerfile names. Raises DockerfileError before anything is started.
+    def _named(self, sources: Sources) -> tuple[tuple[str, ...], tuple[NamedRun, ...] | None]:
+        """What the gateway lets through and hands over: what the Dockerfile names. Raises DockerfileError before all starts.
 
         A Dockerfile that isn't here yet may name anything; a policy's [registries] and [sources] say otherwise.
         """
         from sandboxbuild.dockerfile import parse
 
         if sources.dockerfile is None:
-            return (ANY_REPOSITORY,)
-        return pulled_repositories(parse(sources.dockerfile, sources.dockerfile_name), self.settings, this_platform())
+            return (ANY_REPOSITORY,), None
+        read = parse(sources.dockerfile, sources.dockerfile_name)
+        return pulled_repositories(read, self.settings, this_platform()), handed_over(read, self.settings, this_platform())
 
     def _verified(self, store: Store, result: BuildSucceeded) -> Descriptor:
         """The image's descriptor; an image without a name is kept under its digest."""

@@ -8,6 +8,7 @@ from sandboxbuild.gateway.config import AgentFrom, FetchGrant, GatewayConfig, Se
 from sandboxbuild.launcher.grants import local_grants
 from sandboxbuild.launcher.settings import BuildSettings, RegistrySettings
 from sandboxbuild.oci.reference import DEFAULT_REGISTRY, parse_reference
+from sandboxbuild.plan.handovers import NamedRun
 from sandboxbuild.policy.isolation import Isolation, NetworkRules, RegistryAccess, SourceRules, StepIsolation, SyscallChoice
 
 ANY_REPOSITORY = "**"
@@ -28,10 +29,12 @@ def gateway_config(
     environ: Mapping[str, str],
     grants: Sequence[FetchGrant] = (),
     agents: Sequence[AgentFrom] = (),
+    named_runs: tuple[NamedRun, ...] | None = None,
 ) -> GatewayConfig:
     """`pulls` are HOST/PATH or ANY_REPOSITORY, `pushes` full references. The socket is left for the caller.
 
-    `grants` are for the contexts; those for registries on loopback are added here.
+    `grants` are for the contexts; those for registries on loopback are added here. `named_runs` is None where the Dockerfile
+    isn't here yet.
     """
     registries = settings.registries
     pull_hosts = ["*" if pull == ANY_REPOSITORY else pull.partition("/")[0] for pull in pulls]
@@ -55,6 +58,7 @@ def gateway_config(
         secrets=tuple(SecretFrom(secret.secret_id, secret.path, secret.variable) for secret in settings.secrets),
         grants=(*grants, *local_grants(registries)),
         agents=tuple(agents),
+        named_runs=named_runs,
     )
 
 

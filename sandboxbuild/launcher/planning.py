@@ -1,12 +1,14 @@
-"""What the launcher reads out of a Dockerfile by pure code: the options of lowering, and what may be pulled for a build."""
+"""What the launcher reads out of a Dockerfile by pure code: options of lowering, what may be pulled, and what steps name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sandboxbuild.dockerfile import Dockerfile, LowerOptions, base_images
+from sandboxbuild.dockerfile.handovers import named_runs
 from sandboxbuild.launcher.settings import BuildSettings
 from sandboxbuild.oci.reference import parse_reference
+from sandboxbuild.plan.handovers import NamedRun
 
 DOCKER_IMAGE: str = "docker-image://"
 OCI_LAYOUT: str = "oci-layout://"
@@ -34,6 +36,14 @@ def pulled_repositories(dockerfile: Dockerfile, settings: BuildSettings, build_p
         references += [image.reference for image in images if not image.reference.startswith(OCI_LAYOUT)]
     references += [value.removeprefix(DOCKER_IMAGE) for _, value in settings.named_contexts if value.startswith(DOCKER_IMAGE)]
     return repositories(references)
+
+
+def handed_over(dockerfile: Dockerfile, settings: BuildSettings, build_platform: str) -> tuple[NamedRun, ...]:
+    """The RUNs that name secrets or ssh agents, each as often as it is run. Raises DockerfileError."""
+    if not settings.secrets and not settings.ssh:
+        return ()
+    platforms = settings.platforms or ("",)
+    return tuple(run for one in platforms for run in named_runs(dockerfile, lower_options(settings, one, build_platform)))
 
 
 def repositories(references: Sequence[str]) -> tuple[str, ...]:

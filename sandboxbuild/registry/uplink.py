@@ -5,14 +5,15 @@ What the gateway serves is in docs/gateway-protocol.md. Standard library alone: 
 
 from __future__ import annotations
 
+import json
 import socket
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from sandboxbuild.errors import RegistryError
-from sandboxbuild.registry import CHUNK_BYTES, Body, Response
+from sandboxbuild.registry import CHUNK_BYTES, Body, BytesBody, Response
 from sandboxbuild.registry.failures import TransientError, failure, read_bounded
 from sandboxbuild.registry.http1 import (
     CHUNKED,
@@ -28,9 +29,12 @@ from sandboxbuild.registry.routes import is_host
 TOKEN_HEADER: Final = "sandboxbuild-token"  # noqa: S105 - a name, not a token
 URL_HEADER: Final = "sandboxbuild-url"
 LOCATION_HEADER: Final = "sandboxbuild-location"  # in an answer: the URL that gave it, where redirects led away
+STEP_HEADER: Final = "sandboxbuild-step"
+ANSWER_LIMIT_BYTES: Final = 16 * 1024
 SECRET_LIMIT_BYTES: Final = 512 * 1024
 _IDLE_LIMIT: Final = 16
 _CONNECT_TIMEOUT_S: Final = 10.0
+_TELL_TIMEOUT_S: Final = 15.0
 _GRACE_S: Final = 90.0  # for the gateway to give up first, and to say why
 _BUFFER_BYTES: Final = 4 * CHUNK_BYTES
 _TIMEVAL: Final = struct.Struct("ll")  # struct timeval
@@ -300,9 +304,32 @@ def fetch_url(
     return response
 
 
-def read_secret(uplink: Uplink, secret_id: str) -> bytes:
-    """The value of a secret of this build. Raises PolicyError when the build has none of that name."""
-    response = uplink.exchange("GET", f"/v1/secret/{secret_id}", {}, None)
+def begin_step(
+    uplink: Uplink, step: str, stage: str, run: str, secrets: Sequence[str] = (), agents: Sequence[str] = ()
+) -> None:
+    """Tell the gateway that a step begins, what it is, and which secrets and agents it names. Before it asks for anything.
+
+    Raises PolicyError where the Dockerfile doesn't let it name them.
+    """
+    document = json.dumps({"stage": stage, "run": run, "secrets": list(secrets), "ssh": list(agents)})
+    _tell(uplink, f"/v1/steps/{step}", BytesBody(document.encode("ascii")), f"step {step}")
+
+
+def end_step(uplink: Uplink, step: str) -> None:
+    """Tell the gateway that a step has ended: whoever speaks in its name afterwards gets nothing."""
+    _tell(uplink, f"/v1/steps/{step}/end", None, f"the end of step {step}")
+
+
+def _tell(uplink: Uplink, target: str, body: Body | None, what: str) -> None:
+    response = uplink.exchange("POST", target, {}, body, timeout_s=_TELL_TIMEOUT_S)
+    if response.status != 200:
+        raise failure(response, what)
+    read_bounded(response, ANSWER_LIMIT_BYTES)
+
+
+def read_secret(uplink: Uplink, step: str, secret_id: str) -> bytes:
+    """The value of a secret that `step` was begun with, once. Raises PolicyError where it isn't to have it."""
+    response = uplink.exchange("GET", f"/v1/secret/{secret_id}", {STEP_HEADER: step}, None)
     if response.status != 200:
         raise failure(response, f"secret {secret_id!r}")
     try:

@@ -9,7 +9,8 @@ from pathlib import Path
 from sandboxbuild.gateway.audit import AuditLog
 from sandboxbuild.gateway.egress import Egress
 from sandboxbuild.gateway.resolver import Resolver
-from sandboxbuild.gateway.steps import carry_connect, step_answer
+from sandboxbuild.gateway.stepbook import StepBook
+from sandboxbuild.gateway.steps import StepRoutes, carry_connect
 from sandboxbuild.policy.isolation import NetworkRules
 from sandboxbuild.protocol.http1 import BadRequest, head_end, parse_head
 from sandboxbuild.registry.uplink import Uplink, UplinkAddress
@@ -23,7 +24,9 @@ class SmallGateway:
         self.path = str(folder / "uplink")
         self.audit = AuditLog()
         self.relay = Relay("small-gateway")
-        self.egress = Egress(rules, resolver, self.audit, self.relay)
+        book = StepBook()
+        self.egress = Egress(rules, resolver, self.audit, self.relay, book)
+        self.steps = StepRoutes(self.egress, book, self.audit)
         self.uplink = Uplink(UplinkAddress(path=self.path))
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
 
@@ -68,6 +71,6 @@ class SmallGateway:
         with client:
             while len(body) < int(headers.get("content-length", "0")):
                 body += client.recv(4096)
-            answer = step_answer(self.egress, head.method, head.target, body)
+            answer = self.steps.answer(head.method, head.target, body)
             fields = "".join(f"{key}: {value}\r\n" for key, value in answer.headers.items())
             client.sendall(f"HTTP/1.1 {answer.status} X\r\n{fields}Connection: close\r\n\r\n".encode("ascii") + answer.body)

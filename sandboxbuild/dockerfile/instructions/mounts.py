@@ -103,6 +103,11 @@ def _quoted_field(text: str, start: int) -> tuple[str, int]:
             raise Fault('failed to parse csv mounts: extraneous or missing " in quoted-field', at=text)
 
 
+def first_names(mount: MountText) -> dict[str, str]:
+    """The fields as they are written, variables and all, by their first names; a later one of a name wins."""
+    return {_ALIASES.get(key.lower(), key.lower()): value or "" for key, value in mount.fields}
+
+
 class _Options:
     """The fields of a mount, expanded, by their first names. A later one of a name wins."""
 

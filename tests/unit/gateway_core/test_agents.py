@@ -3,6 +3,8 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ import pytest
 from sandboxbuild.gateway.agents import Agents, carry_messages
 from sandboxbuild.gateway.audit import AuditLog
 from sandboxbuild.gateway.config import AgentFrom
+from sandboxbuild.gateway.server import Route
+from sandboxbuild.gateway.stepbook import AGENTS_AT_ONCE, NotDue, StepBook
 from tests.unit.gateway_core.fake_exchange import serve
 
 FAILURE = b"\0\0\0\x01\x05"
@@ -69,12 +73,52 @@ def test_a_message_that_is_too_long_ends_the_connection(agent: Agent) -> None:
     assert agent.client.recv(100) == b""
 
 
-@pytest.mark.parametrize("path", ["/v1/ssh/other", "/v1/ssh/", "/v1/ssh/../secret/x", "/v1/ssh/default?x=1"])
-def test_an_agent_that_the_command_line_does_not_name_is_refused(path: str, tmp_path: Path) -> None:
-    routes = Agents([AgentFrom("default", str(tmp_path / "agent"))], AuditLog()).routes()
-    assert serve(routes, "GET", path, {"sandboxbuild-step": "3"}).status in (400, 403)
+STEP = {"sandboxbuild-step": "3"}
+
+
+def agents(path: Path) -> tuple[StepBook, tuple[Route, ...]]:
+    """A build whose step 3 names the agent `default`."""
+    book = StepBook()
+    book.declare("3", "0", "RUN x", agents=["default"])
+    found = [AgentFrom("default", str(path)), AgentFrom("unnamed", str(path))]
+    return book, Agents(found, AuditLog(), book).routes()
+
+
+@pytest.mark.parametrize("path", ["/v1/ssh/other", "/v1/ssh/", "/v1/ssh/../secret/x", "/v1/ssh/default?x=1", "/v1/ssh/unnamed"])
+def test_an_agent_that_command_line_or_step_do_not_name_is_refused(path: str, tmp_path: Path) -> None:
+    assert serve(agents(tmp_path / "agent")[1], "GET", path, STEP).status == 403
+
+
+def test_an_agent_is_refused_before_the_step_and_after_it(tmp_path: Path) -> None:
+    book, routes = agents(tmp_path / "agent")
+    assert serve(routes, "GET", "/v1/ssh/default", {"sandboxbuild-step": "4"}).message == "no such step has begun"
+    book.end("3")
+    assert serve(routes, "GET", "/v1/ssh/default", STEP).message == "step 3 has ended"
 
 
 def test_an_agent_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
-    routes = Agents([AgentFrom("default", str(tmp_path / "agent"))], AuditLog()).routes()
-    assert serve(routes, "GET", "/v1/ssh/default", {"sandboxbuild-step": "3"}).status == 502
+    assert serve(agents(tmp_path / "agent")[1], "GET", "/v1/ssh/default", STEP).status == 502
+
+
+def test_the_end_of_a_step_cuts_its_connection_to_the_agent(tmp_path: Path) -> None:
+    path = tmp_path / "agent"
+    book, routes = agents(path)
+    with socket.socket(socket.AF_UNIX) as agent:
+        agent.bind(str(path))
+        agent.listen()
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(serve, routes, "GET", "/v1/ssh/default", STEP)
+            with agent.accept()[0]:
+                book.end("3")
+                assert answer.result(10).status == 200
+
+
+def test_connections_of_a_step_to_agents_are_limited(tmp_path: Path) -> None:
+    book = agents(tmp_path)[0]
+    with ExitStack() as stack:
+        for _ in range(AGENTS_AT_ONCE):
+            stack.enter_context(book.hold_agent("3", "default", stack.enter_context(socket.socket())))
+        with pytest.raises(NotDue, match="too many"):
+            stack.enter_context(book.hold_agent("3", "default", stack.enter_context(socket.socket())))
+    with socket.socket() as one, book.hold_agent("3", "default", one):
+        pass

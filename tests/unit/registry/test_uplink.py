@@ -183,7 +183,7 @@ def test_a_refused_secret_and_a_refused_fetch_are_policy_errors(scripted: Script
     scripted.scripts.append(answering(refusal, refusal))
     link = uplink(scripted)
     with pytest.raises(PolicyError, match="not for you"):
-        read_secret(link, "x")
+        read_secret(link, "4", "x")
     with pytest.raises(PolicyError, match="not for you"):
         fetch_url(link, "https://example.com/", {})
 

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandboxbuild.errors import RegistryError
 from sandboxbuild.executor.names import NAMES_LIMIT, StandIns, answer
 from sandboxbuild.executor.tunnel import Tunnel
 from sandboxbuild.protocol.dns import AAAA, A, BadMessage, read_answer, read_query, write_answer, write_query
@@ -98,11 +97,6 @@ def test_address_is_never_asked_for() -> None:
     gateway = FakeGateway(["127.0.0.1"])
     assert not Tunnel(gateway, "1").may_ask("127.0.0.1")
     assert gateway.asked == []
-
-
-def test_declaration_that_is_refused_is_an_error() -> None:
-    with pytest.raises(RegistryError):
-        Tunnel(FakeGateway([], declares=False), "1").declare("build", "RUN x")
 
 
 def test_edns_is_tolerated_and_answered() -> None:

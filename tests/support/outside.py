@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,12 +26,13 @@ from tests.support.world import World, own_address, world
 class Resolver:
     """dnsmasq on a loopback address; `table` may be changed by rewriting it with use()."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: str = "") -> None:
         self.folder = folder
-        self.address = own_address()
+        self.address = address or own_address()
         self._log = folder / "queries.log"
         self._hosts = folder / "hosts"
         self._hosts.write_text("")
+        self._forgotten = 0
         (folder / "resolv.conf").write_text(f"nameserver {self.address}\noptions timeout:2 attempts:1\n")
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -71,9 +71,16 @@ class Resolver:
         self._process.send_signal(signal.SIGHUP)
         time.sleep(0.2)
 
+    def forget(self) -> None:
+        """Leave out of queries() what was asked for so far."""
+        self._forgotten = len(self._lines())
+
+    def _lines(self) -> list[str]:
+        return self._log.read_text().splitlines() if self._log.exists() else []
+
     def queries(self) -> list[str]:
         """The names that it was asked for."""
-        lines = self._log.read_text().splitlines() if self._log.exists() else []
+        lines = self._lines()[self._forgotten :]
         return [line.split("] ")[1].split()[0] for line in lines if " query[" in line and "] " in line]
 
     def stop(self) -> None:
@@ -124,38 +131,6 @@ def outside_world(folder: Path, *names: str) -> Iterator[Outside]:
             found.builder.remove_store()
     finally:
         resolver.stop()
-
-
-class Listening:
-    """A TCP or UDP socket on `address` that counts who comes: an oracle. A context manager."""
-
-    def __init__(self, address: str, port: int = 0, kind: socket.SocketKind = socket.SOCK_STREAM) -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self.socket = socket.socket(family, kind)
-        self.socket.bind((address, port))
-        if kind == socket.SOCK_STREAM:
-            self.socket.listen(64)
-        self.port = int(self.socket.getsockname()[1])
-        self.heard = 0
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-
-    def __enter__(self) -> Listening:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def _listen(self) -> None:
-        while True:
-            try:
-                if self.socket.type == socket.SOCK_STREAM:
-                    self.socket.accept()[0].close()
-                else:
-                    self.socket.recv(65536)
-            except OSError:
-                return
-            self.heard += 1
 
 
 def pid_of_gateway(of: int) -> int:

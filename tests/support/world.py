@@ -35,17 +35,23 @@ class Names:
 
 
 class World:
-    """Servers on one address: HTTP on 80 and 8080, HTTPS on 443, an echo on 2222. `requests` are (port, line, Host)."""
+    """Servers on one address: HTTP on 80 and 8080, HTTPS on 443, an echo on 2222. `requests` are (port, line, Host).
 
-    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
-        self.address = own_address()
+    `server_names` are those of TLS clients; `lines` the first lines of all that came as a request, understood or not.
+    """
+
+    def __init__(self, folder: Path, names: tuple[str, ...], address: str = "") -> None:
+        self.address = address or own_address()
         self.requests: list[tuple[int, str, str]] = []
+        self.lines: list[str] = []
+        self.server_names: list[str] = []
         self.connections = 0
         authority = trustme.CA()
         self.authority = folder / "authority.pem"
         authority.cert_pem.write_to_path(str(self.authority))
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert(*names).configure_cert(self._context)
+        self._context.sni_callback = lambda _socket, name, _context: self.server_names.append(name or "")
         self._servers: list[socketserver.BaseServer] = []
 
     def start(self) -> None:
@@ -67,8 +73,8 @@ class World:
 
 
 @contextmanager
-def world(folder: Path, *names: str) -> Iterator[World]:
-    made = World(folder, names)
+def world(folder: Path, *names: str, address: str = "") -> Iterator[World]:
+    made = World(folder, names, address)
     made.start()
     try:
         yield made
@@ -96,6 +102,10 @@ def _handler(world: World, port: int) -> type[http.server.BaseHTTPRequestHandler
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def parse_request(self) -> bool:
+            world.lines.append(self.raw_requestline.decode("latin-1").strip())
+            return super().parse_request()
+
         def do_GET(self) -> None:
             world.requests.append((port, self.requestline, self.headers.get("Host", "")))
             if self.path.startswith("/redirect/"):
@@ -112,7 +122,7 @@ def _handler(world: World, port: int) -> type[http.server.BaseHTTPRequestHandler
 
         def do_POST(self) -> None:
             world.requests.append((port, self.requestline, self.headers.get("Host", "")))
-            body = str(len(self.rfile.read(int(self.headers["Content-Length"])))).encode()
+            body = str(len(self.rfile.read(int(self.headers.get("Content-Length", 0))))).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

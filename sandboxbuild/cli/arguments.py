@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from sandboxbuild.errors import UsageError
 from sandboxbuild.launcher.settings import OutputSpec, SecretSource
+from sandboxbuild.registry.routes import is_host
 
 OUTPUT_KINDS: Final = ("oci", "docker", "rootfs", "local", "tar", "registry", "image", "cacheonly")
 ULIMITS: Final = frozenset(
@@ -190,6 +191,48 @@ def parse_ulimits(texts: Iterable[str]) -> tuple[tuple[str, int, int], ...]:
             raise UsageError(f"--ulimit {text!r} names no limit", hint=f"one of {', '.join(sorted(ULIMITS))}")
         limits.append(limit)
     return tuple(limits)
+
+
+def parse_realms(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """HOST=TOKENSERVER, both host or host:port; a registry may have several."""
+    pairs: list[tuple[str, str]] = []
+    for text in texts:
+        registry, _, realm = text.partition("=")
+        if not is_host(registry) or not is_host(realm):
+            raise UsageError(f"--registry-auth-realm {text!r} is no HOST=HOST", hint="registry.example.com=auth.example.com")
+        pairs.append((registry.lower(), realm.lower()))
+    return tuple(dict.fromkeys(pairs))
+
+
+def parse_client_certificates(texts: Iterable[str]) -> tuple[tuple[str, str, str], ...]:
+    """HOST=CERTIFICATE,KEY: two files, as kaniko has it."""
+    found: list[tuple[str, str, str]] = []
+    for text in texts:
+        host, _, paths = text.partition("=")
+        certificate, _, key = paths.partition(",")
+        if not is_host(host) or not certificate or not key:
+            raise UsageError("--registry-client-cert is not understood", hint="registry.example.com=client.pem,key.pem")
+        found.append((host.lower(), certificate, key))
+    return tuple(found)
+
+
+def parse_name_servers(texts: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """ADDRESS or ADDRESS:PORT; an IPv6 address with a port stands in brackets."""
+    import ipaddress
+
+    servers: list[tuple[str, int]] = []
+    for text in texts:
+        host, colon, port = text.rpartition(":")
+        if not colon or (":" in host and not host.endswith("]")):
+            host, port = text, "53"
+        try:
+            address = str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))
+        except ValueError:
+            raise UsageError(f"--dns {text!r} is no address of a name server", hint="192.0.2.53 or [2001:db8::53]:53") from None
+        if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            raise UsageError(f"--dns {text!r} has a port that doesn't exist")
+        servers.append((address, int(port)))
+    return tuple(dict.fromkeys(servers))
 
 
 def parse_registry_maps(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:

@@ -165,6 +165,29 @@ REGISTRY_FLAGS: Final = (
     Flag("--tls-verify", SWITCH, "Verify certificates; --tls-verify=false for no registry", group="Registries", hidden=True),
     Flag("--authfile", TEXT, "Credentials, in the form of Docker's config.json", "FILE", group="Registries"),
     Flag("--registry-certificate", LIST, "Certificate authorities for a registry", "HOST=FILE", group="Registries"),
+    Flag("--registry-client-cert", LIST, "Our certificate and key for a registry", "HOST=FILE,FILE", group="Registries"),
+    Flag(
+        "--registry-auth-realm",
+        LIST,
+        "Let a registry send to this token server with its credential",
+        "HOST=TOKENSERVER",
+        group="Registries",
+    ),
+    Flag(
+        "--registry-timeout",
+        TEXT,
+        "Give up on a registry, or a host that is fetched from, which says nothing for so long",
+        "DURATION",
+        group="Registries",
+        default="60s",
+    ),
+    Flag(
+        "--dns",
+        LIST,
+        "Look names up here and not as the host does: registries, and what steps reach",
+        "ADDRESS[:PORT]",
+        group="Registries",
+    ),
 )
 
 RUN_FLAGS: Final = BUILD_FLAGS + ISOLATION_FLAGS + OUTPUT_FLAGS + REGISTRY_FLAGS
@@ -264,7 +287,6 @@ REFUSED_FLAGS: Final = (
     RefusedFlag("--memory", "limits of steps come from the profile"),
     RefusedFlag("--ignore-path", "nothing is left out of a snapshot by its path; use RUN --mount=type=tmpfs", LIST),
     RefusedFlag("--bucket", "write the scheme into --context: gs://BUCKET/PATH"),
-    RefusedFlag("--registry-client-cert", "client certificates are not supported yet", LIST),
     RefusedFlag("--creds", "a password in an argument is seen by everybody; use --authfile or DOCKER_CONFIG"),
     RefusedFlag("--cert-dir", "use --registry-certificate HOST=FILE"),
     RefusedFlag("--omit-history", "history is always written", SWITCH),

@@ -11,6 +11,7 @@ from sandboxbuild.errors import UsageError
 from sandboxbuild.launcher.settings import BuildSettings, OutputSpec, RegistrySettings, ReportFiles, SecretSource
 from sandboxbuild.units import parse_duration, parse_size
 
+REGISTRY_TIMEOUT_LIMIT_S = 3600
 PULL_WORDS = {"": False, "true": True, "false": False, "always": True, "newer": True, "missing": False}
 
 
@@ -162,4 +163,15 @@ def registry_settings(values: Mapping[str, Any]) -> RegistrySettings:
         unverified_hosts=tuple(values["skip_tls_verify_registry"]),
         certificates=arguments.parse_pairs(values["registry_certificate"], "--registry-certificate"),
         authfile=values["authfile"] or "",
+        client_certificates=arguments.parse_client_certificates(values["registry_client_cert"]),
+        realms=arguments.parse_realms(values["registry_auth_realm"]),
+        timeout_s=_registry_timeout_s(values["registry_timeout"]),
+        name_servers=arguments.parse_name_servers(values["dns"]),
     )
+
+
+def _registry_timeout_s(text: str | None) -> float:
+    timeout_s = float(_measure("--registry-timeout", text or "60s", parse_duration))
+    if not 0 < timeout_s <= REGISTRY_TIMEOUT_LIMIT_S:
+        raise UsageError(f"--registry-timeout {text!r} is no time that can be waited", hint="a second to an hour")
+    return timeout_s

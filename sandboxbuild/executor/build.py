@@ -40,7 +40,7 @@ def build(request: BuildRequest, runner: StepRunner, channel: EventChannel) -> B
     """Build all platforms, push, and tag in the store. Raises SandboxbuildError."""
     store = Store(STORE_PATH, create=False, build_id=request.build_id)
     place_layers(store)
-    uplink = Uplink(uplink_address(request))
+    uplink = Uplink(uplink_address(request), request.gateway_patience_s)
     publisher = Publisher(store, UplinkTransport(uplink), channel, request.pushes)
     try:
         platforms = request.platforms or (request.build_platform,)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 from sandboxbuild.gateway.audit import REFUSE, AuditLog, Record
@@ -65,7 +66,7 @@ class Agents:
             return
         self._audit.write(record)
         client, early = exchange.hijack()
-        with agent, client:
+        with agent, client, suppress(OSError):  # either side went away, or the step ended
             client.sendall(_CONNECTED)
             carry_messages(client, early, agent)
 
@@ -82,24 +83,21 @@ def connect_to_agent(path: str) -> socket.socket:
 
 
 def carry_messages(client: socket.socket, early: bytes, agent: socket.socket) -> None:
-    """One request, one answer, until the client ends or either side breaks the framing."""
+    """One request, one answer, until the client ends or either side breaks the framing. Raises OSError."""
     client.settimeout(IDLE_S)
     rest = early
-    try:
-        while True:
-            message, rest = read_message(client, rest)
-            if message is None:
-                return
-            if not message or message[0] not in _ALLOWED:
-                client.sendall(_FAILURE)
-                continue
-            agent.sendall(len(message).to_bytes(4, "big") + message)
-            answer, behind = read_message(agent, b"")
-            if answer is None or behind:
-                return
-            client.sendall(len(answer).to_bytes(4, "big") + answer)
-    except OSError:  # either side went away
-        return
+    while True:
+        message, rest = read_message(client, rest)
+        if message is None:
+            return
+        if not message or message[0] not in _ALLOWED:
+            client.sendall(_FAILURE)
+            continue
+        agent.sendall(len(message).to_bytes(4, "big") + message)
+        answer, behind = read_message(agent, b"")
+        if answer is None or behind:
+            return
+        client.sendall(len(answer).to_bytes(4, "big") + answer)
 
 
 def read_message(connection: socket.socket, received: bytes) -> tuple[bytes | None, bytes]:

@@ -18,11 +18,12 @@ from sandboxbuild.gateway.fetch import Fetches, FetchRefused, Opener
 from sandboxbuild.gateway.grants import Granted, Grants
 from sandboxbuild.gateway.handover import Handover, SecretUnreadable, read_secret
 from sandboxbuild.gateway.registries import Registries
-from sandboxbuild.gateway.resolver import Resolver, SystemResolver
+from sandboxbuild.gateway.resolver import Resolver, ServerResolver, SystemResolver
 from sandboxbuild.gateway.rules import FETCH, Asker
 from sandboxbuild.gateway.server import Exchange, Request, Route
 from sandboxbuild.gateway.stepbook import StepBook
 from sandboxbuild.gateway.steps import DECLARATION_LIMIT_BYTES, StepRoutes, carry_connect, is_step_route
+from sandboxbuild.policy.addresses import LOOPBACK, PRIVATE, PUBLIC
 from sandboxbuild.system.relay import Relay
 
 if TYPE_CHECKING:
@@ -60,11 +61,12 @@ class Late(Generic[_T]):
 
 def build_routes(config: GatewayConfig, audit: AuditLog, relay: Relay, resolver: Resolver | None = None) -> tuple[Route, ...]:
     """Raises UsageError for references that aren't any."""
+    resolver = resolver or resolver_of(config)
     wire = Late(lambda: make_wire(config))
-    remote = Late(lambda: make_remote(config, wire()))
+    remote = Late(lambda: make_remote(config, wire(), resolver))
     access = build_access(config.registries, config.sources, config.cache_repositories)
     book = StepBook(config.named_runs)
-    egress = Egress(config.network, resolver or SystemResolver(), audit, relay, book)
+    egress = Egress(config.network, resolver, audit, relay, book)
     registries = Registries(
         access,
         remote,
@@ -81,7 +83,7 @@ def build_routes(config: GatewayConfig, audit: AuditLog, relay: Relay, resolver:
         limit_bytes=config.fetch_limit_bytes,
         timeout_s=config.idle_timeout_s,
         grants=Grants(config.grants, secret_reader(config)),
-        granted_opener=granted_opener,
+        granted_opener=lambda granted: granted_opener(granted, resolver),
     )
     remote.warm()
     handed_over = (*Handover(config.secrets, audit, book).routes(), *Agents(config.agents, audit, book).routes())
@@ -101,12 +103,15 @@ def secret_reader(config: GatewayConfig) -> Callable[[str], bytes]:
     return read
 
 
-def granted_opener(granted: Granted) -> Opener:
+def granted_opener(granted: Granted, resolver: Resolver) -> Opener:
     """For a URL that the operator named: public and private addresses, loopback where the URL says so itself."""
-    from sandboxbuild.registry.addresses import LOOPBACK, PRIVATE, PUBLIC
     from sandboxbuild.registry.transport import AddressClasses
 
-    return AddressClasses(frozenset({LOOPBACK} if granted.loopback else {PUBLIC, PRIVATE}))
+    return AddressClasses(frozenset({LOOPBACK} if granted.loopback else {PUBLIC, PRIVATE}), resolver)
+
+
+def resolver_of(config: GatewayConfig) -> Resolver:
+    return ServerResolver(config.name_servers) if config.name_servers else SystemResolver()
 
 
 def make_wire(config: GatewayConfig) -> Wire:
@@ -126,7 +131,7 @@ def make_wire(config: GatewayConfig) -> Wire:
     return Wire(WireSettings(tls, dict(config.proxies), config.connect_timeout_s))
 
 
-def make_remote(config: GatewayConfig, wire: Wire) -> RemoteTransport:
+def make_remote(config: GatewayConfig, wire: Wire, resolver: Resolver) -> RemoteTransport:
     """The registries outside, with the operator's credentials."""
     from sandboxbuild.gateway.credentials import ConfiguredCredentials, places_of
     from sandboxbuild.registry.remote import RemoteSettings, RemoteTransport
@@ -134,7 +139,9 @@ def make_remote(config: GatewayConfig, wire: Wire) -> RemoteTransport:
     realms: dict[str, tuple[str, ...]] = {}
     for registry, realm in config.auth_realms:
         realms[registry] = (*realms.get(registry, ()), realm)
-    settings = RemoteSettings(frozenset(config.plain_hosts), frozenset(config.unverified_hosts), realms)
+    settings = RemoteSettings(
+        frozenset(config.plain_hosts), frozenset(config.unverified_hosts), realms, resolver, config.idle_timeout_s
+    )
     return RemoteTransport(wire, ConfiguredCredentials(places_of(os.environ, config.auth_file)), settings)
 
 

@@ -52,6 +52,7 @@ class GatewayConfig(NamedTuple):
     comes last unless `mirror_fallback` is False. `plain_hosts` may speak plain HTTP, `unverified_hosts` have any certificate
     ("*": all). `authorities` are (host or "" for all, file), `client_certificates` (host, certificate file, key file).
     `auth_realms` are (registry, token server) that the operator allows. `proxies` are ("http", "https" or "no", value).
+    `name_servers` are (address, port), asked for all names, in order; without any the host's own resolver is.
 
     `named_runs` are the Dockerfile's RUNs that name secrets or agents, each as often as it is run: steps get nothing else.
     None says that nobody has read the Dockerfile yet; then steps get what they are declared to name.
@@ -78,6 +79,7 @@ class GatewayConfig(NamedTuple):
     auth_file: str = ""
     auth_realms: tuple[tuple[str, str], ...] = ()
     proxies: tuple[tuple[str, str], ...] = ()
+    name_servers: tuple[tuple[str, int], ...] = ()
     secrets: tuple[SecretFrom, ...] = ()
     agents: tuple[AgentFrom, ...] = ()
     named_runs: tuple[NamedRun, ...] | None = None

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from sandboxbuild.gateway.addresses import PUBLIC, SPECIAL, classify, parse_addresses
 from sandboxbuild.gateway.audit import CONNECT, FETCH, PULL, Record
+from sandboxbuild.policy.addresses import PUBLIC, SPECIAL, classify, parse_addresses
 from sandboxbuild.policy.carried import carried_sections, source_section
 from sandboxbuild.policy.isolation import Allow, Isolation
 from sandboxbuild.policy.names import name_matches

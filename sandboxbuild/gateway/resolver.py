@@ -1,4 +1,4 @@
-"""From a name to addresses, with a time-out: by the host's own resolver, or by a name server that is given."""
+"""From a name to addresses, with a time-out: by the host's own resolver, or by name servers that are given."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from sandboxbuild.protocol.dns import AAAA, NOERROR, NXDOMAIN, A, BadMessage, read_answer, write_query
+from sandboxbuild.protocol.dns import AAAA, MESSAGE_LIMIT, NOERROR, NXDOMAIN, A, Answer, BadMessage, read_answer, write_query
 
 Resolver = Callable[[str], "list[str]"]
 """The addresses of a name that name_fault() let through, [] for none. Thread-safe. Raises Unresolved."""
@@ -21,7 +21,7 @@ _TRIES: Final = 3
 _ADDRESS_LIMIT: Final = 32
 
 
-class Unresolved(Exception):
+class Unresolved(OSError):
     """No answer: the text says why."""
 
 
@@ -60,41 +60,86 @@ class SystemResolver:
 
 
 class ServerResolver:
-    """Asks one name server over UDP, for A and AAAA; an answer must echo a random id and come to a port of its own."""
+    """Asks name servers, (address, port), one after the other until one answers: for A and AAAA at once, over UDP.
 
-    def __init__(self, host: str, port: int = 53, timeout_s: float = TIMEOUT_S) -> None:
-        self._server = (host, port)
+    An answer must echo a random id and come to a port of its own; one that doesn't fit is asked for again over TCP.
+    """
+
+    def __init__(self, servers: Sequence[tuple[str, int]], timeout_s: float = TIMEOUT_S) -> None:
+        self._servers = tuple(servers)
         self._timeout_s = timeout_s
 
     def __call__(self, name: str) -> list[str]:
-        deadline_s = time.monotonic() + self._timeout_s
-        return [*self._ask(name, A, deadline_s), *self._ask(name, AAAA, deadline_s)]
+        fault = Unresolved("there is no name server")
+        for server in self._servers:
+            try:
+                return _Inquiry(server, name, self._timeout_s / len(self._servers)).addresses()
+            except Unresolved as error:
+                fault = error
+        raise fault
 
-    def _ask(self, name: str, kind: int, deadline_s: float) -> list[str]:
-        query = write_query(secrets.randbits(16), name, kind)
+
+class _Inquiry:
+    """One name asked of one server."""
+
+    def __init__(self, server: tuple[str, int], name: str, timeout_s: float) -> None:
+        self._server = server
+        self._deadline_s = time.monotonic() + timeout_s
+        self._try_s = timeout_s / _TRIES
+        self._queries = {kind: write_query(secrets.randbits(16), name, kind) for kind in (A, AAAA)}
+        self._answers: dict[int, Answer] = {}
+
+    def addresses(self) -> list[str]:
+        """A records first. Raises Unresolved where the server doesn't answer, or says that it can't."""
         family = socket.AF_INET6 if ":" in self._server[0] else socket.AF_INET
-        with socket.socket(family, socket.SOCK_DGRAM) as channel:
-            channel.connect(self._server)
-            for _ in range(_TRIES):
-                channel.send(query)
-                addresses = self._await_answer(channel, query, kind, deadline_s)
-                if addresses is not None:
-                    return addresses
-        raise Unresolved("the name server didn't answer")
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as channel:
+                channel.connect(self._server)
+                while self._missing() and time.monotonic() < self._deadline_s:
+                    for kind in self._missing():
+                        channel.send(self._queries[kind])
+                    self._listen(channel)
+            for kind in [kind for kind, answer in self._answers.items() if answer.truncated]:
+                self._answers[kind] = self._ask_by_tcp(kind)
+        except OSError as error:
+            raise Unresolved(f"the name server can't be reached: {error.strerror or error}") from error
+        return self._found()
 
-    def _await_answer(self, channel: socket.socket, query: bytes, kind: int, deadline_s: float) -> list[str] | None:
-        try_until_s = min(deadline_s, time.monotonic() + self._timeout_s / _TRIES)
-        while (left_s := try_until_s - time.monotonic()) > 0:
+    def _missing(self) -> list[int]:
+        return [kind for kind in self._queries if kind not in self._answers]
+
+    def _listen(self, channel: socket.socket) -> None:
+        """Take answers until both are there, or it is time to ask again."""
+        until_s = min(self._deadline_s, time.monotonic() + self._try_s)
+        while self._missing() and (left_s := until_s - time.monotonic()) > 0:
             channel.settimeout(left_s)
             try:
-                answer = read_answer(channel.recv(4096), query, kind)
+                message = channel.recv(MESSAGE_LIMIT)
             except TimeoutError:
-                return None
-            except BadMessage:
-                continue
-            except OSError as error:
-                raise Unresolved(f"the name server can't be reached: {error.strerror}") from error
-            if answer.code not in (NOERROR, NXDOMAIN):
-                raise Unresolved(f"the name server answered with code {answer.code}")
-            return [str(ipaddress.ip_address(address)) for address in answer.addresses[:_ADDRESS_LIMIT]]
-        return None
+                return
+            for kind in self._missing():
+                try:
+                    self._answers[kind] = read_answer(message, self._queries[kind], kind)
+                except BadMessage:
+                    continue
+
+    def _ask_by_tcp(self, kind: int) -> Answer:
+        """RFC 7766: the message behind its length. Raises OSError."""
+        query = self._queries[kind]
+        with socket.create_connection(self._server, max(0.1, self._deadline_s - time.monotonic())) as connection:
+            connection.sendall(len(query).to_bytes(2, "big") + query)
+            with connection.makefile("rb") as stream:
+                length = int.from_bytes(stream.read(2), "big")
+                try:
+                    return read_answer(stream.read(length), query, kind)
+                except BadMessage as error:
+                    raise OSError(f"its answer over TCP can't be read: {error}") from error
+
+    def _found(self) -> list[str]:
+        found = [address for kind in (A, AAAA) if kind in self._answers for address in self._answers[kind].addresses]
+        codes = {answer.code for answer in self._answers.values()} - {NOERROR, NXDOMAIN}
+        if not found and codes:
+            raise Unresolved(f"the name server answered with code {min(codes)}")
+        if not found and self._missing():
+            raise Unresolved("the name server didn't answer")
+        return [str(ipaddress.ip_address(address)) for address in found[:_ADDRESS_LIMIT]]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple, Union
 
-from sandboxbuild.gateway.addresses import METADATA, PUBLIC, Address, classify, parse_addresses, within
+from sandboxbuild.policy.addresses import METADATA, PUBLIC, Address, classify, parse_addresses, within
 from sandboxbuild.policy.isolation import Allow, NetworkRules
 from sandboxbuild.policy.names import METADATA_NAMES, name_fault, name_matches
 

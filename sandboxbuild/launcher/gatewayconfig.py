@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sandboxbuild.gateway.config import AgentFrom, FetchGrant, GatewayConfig, SecretFrom
 from sandboxbuild.launcher.grants import local_grants
+from sandboxbuild.launcher.request import CONNECT_TIMEOUT_S
 from sandboxbuild.launcher.settings import BuildSettings, RegistrySettings
 from sandboxbuild.oci.reference import DEFAULT_REGISTRY, parse_reference
 from sandboxbuild.plan.handovers import NamedRun
@@ -52,9 +53,15 @@ def gateway_config(
         unverified_hosts=_chosen(
             registries.unverified_hosts, (registries.unverified_pull, pull_hosts), (registries.unverified_push, push_hosts)
         ),
+        ca_bundle=_bundle(environ),
         authorities=registries.certificates,
+        client_certificates=registries.client_certificates,
         auth_file=registries.authfile,
+        auth_realms=registries.realms,
         proxies=_proxies(environ),
+        name_servers=registries.name_servers,
+        connect_timeout_s=min(CONNECT_TIMEOUT_S, registries.timeout_s),
+        idle_timeout_s=registries.timeout_s,
         secrets=tuple(SecretFrom(secret.secret_id, secret.path, secret.variable) for secret in settings.secrets),
         grants=(*grants, *local_grants(registries)),
         agents=tuple(agents),
@@ -89,3 +96,10 @@ def _proxies(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """HTTP_PROXY and friends, either case; the lower one wins, as in curl."""
     found = ((kind, environ.get(name) or environ.get(name.upper(), "")) for kind, name in _PROXY_VARIABLES)
     return tuple((kind, value) for kind, value in found if value)
+
+
+def _bundle(environ: Mapping[str, str]) -> str:
+    """The authorities that take the place of the system's, as in requests and curl. SSL_CERT_FILE is OpenSSL's own matter."""
+    if environ.get("SSL_CERT_FILE"):
+        return ""
+    return environ.get("REQUESTS_CA_BUNDLE") or environ.get("CURL_CA_BUNDLE", "")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from sandboxbuild.errors import UsageError
-from sandboxbuild.launcher.settings import BuildSettings
+from sandboxbuild.launcher.settings import BuildSettings, RegistrySettings
 from sandboxbuild.launcher.sources import Sources
 from sandboxbuild.oci.reference import parse_reference
 from sandboxbuild.protocol.request import BuildRequest, Secret, StepIsolation
+
+CONNECT_TIMEOUT_S: Final = 10.0
+PATIENCE_BASE_S: Final = 30.0
 
 
 def image_names(texts: Sequence[str], flag: str) -> tuple[str, ...]:
@@ -23,6 +27,15 @@ def image_names(texts: Sequence[str], flag: str) -> tuple[str, ...]:
             raise UsageError(f"{flag} {text!r} has a digest, and an image can't be given one")
         names.append(str(reference))
     return tuple(dict.fromkeys(names))
+
+
+def patience_s(registries: RegistrySettings) -> float:
+    """How long the executor waits for the gateway: longer than that asks a registry and all that stand in for it.
+
+    Each of them may take a connection, a token and an answer (registry.remote).
+    """
+    places = 1 + len(registries.mirrors) + len(registries.maps)
+    return PATIENCE_BASE_S + places * (CONNECT_TIMEOUT_S + 3 * registries.timeout_s)
 
 
 def make_request(
@@ -74,6 +87,7 @@ def make_request(
         ids=ids,
         jobs=settings.jobs or processors,
         timeout_s=settings.timeout_s,
+        gateway_patience_s=patience_s(settings.registries),
         isolation=isolation,
         emulated=emulated,
     )

@@ -26,7 +26,12 @@ class SecretSource(NamedTuple):
 
 
 class RegistrySettings(NamedTuple):
-    """How registries are reached. Hosts are written as in references. `fallback` is to the named host where mirrors fail."""
+    """How registries are reached. Hosts are written as in references. `fallback` is to the named host where mirrors fail.
+
+    `client_certificates` are (host, certificate file, key file), `realms` (registry, token server) that it may send to.
+    `timeout_s` is the longest silence of a registry or fetched host. `name_servers` are (address, port), for every name that
+    the gateway looks up; none: the host's own.
+    """
 
     mirrors: tuple[str, ...] = ()
     maps: tuple[tuple[str, str], ...] = ()
@@ -39,6 +44,10 @@ class RegistrySettings(NamedTuple):
     unverified_hosts: tuple[str, ...] = ()
     certificates: tuple[tuple[str, str], ...] = ()
     authfile: str = ""
+    client_certificates: tuple[tuple[str, str, str], ...] = ()
+    realms: tuple[tuple[str, str], ...] = ()
+    timeout_s: float = 60.0
+    name_servers: tuple[tuple[str, int], ...] = ()
 
 
 class ReportFiles(NamedTuple):

@@ -17,7 +17,7 @@ PORTS_LIMIT: Final = 64
 ENTRIES_LIMIT: Final = 2000
 _ENTRY: Final = re.compile(r"([^:\s]+)(?::([0-9]{1,5}))?", re.ASCII)
 
-# What a range may lie in: addresses that aren't public (gateway.addresses says why). A wider one would open others besides.
+# What a range may lie in: addresses that aren't public (policy.addresses says why). A wider one would open others besides.
 _OPENABLE: Final = tuple(
     ipaddress.ip_network(text)
     for text in (

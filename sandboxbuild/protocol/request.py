@@ -73,6 +73,8 @@ class BuildRequest(NamedTuple):
     uplink_host: str = ""
     uplink_port: int = 0
     uplink_token: str = ""
+    gateway_patience_s: float = 240.0  # how long the gateway may be silent; it gives up on a host outside sooner
+    step_groups: bool = False  # the launcher gives each step a control group: ask for it (protocol/groups.py)
     emulated: tuple[str, ...] = ()  # architectures other than the host's own that have an interpreter here
 
     def __repr__(self) -> str:

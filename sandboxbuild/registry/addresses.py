@@ -1,4 +1,4 @@
-"""Which part of the Internet an address belongs to, and connections that go only where that is allowed.
+"""Connections that go only to those parts of the Internet where they may.
 
 The address that was checked is the one that is connected to, so that a name can't change its meaning in between.
 """
@@ -8,23 +8,12 @@ from __future__ import annotations
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
-from typing import Any, Final
 
 from sandboxbuild.errors import RegistryError
+from sandboxbuild.policy.addresses import LOOPBACK, class_of
 
-PUBLIC: Final = "public"
-PRIVATE: Final = "private"
-LOOPBACK: Final = "loopback"
-RESERVED: Final = "reserved"  # documentation, benchmarks, future use: no host of the Internet
-FORBIDDEN: Final = "forbidden"  # link-local, metadata services, multicast, unspecified: never, whatever anybody says
-
-# Metadata services outside the link-local ranges: AWS by IPv6, Alibaba, Azure's host agent, Oracle's older one.
-_METADATA: Final = frozenset(
-    ipaddress.ip_address(text) for text in ("fd00:ec2::254", "fd20:ce::254", "100.100.100.200", "168.63.129.16", "192.0.0.192")
-)
-_SHARED: Final = ipaddress.ip_network("100.64.0.0/10")  # RFC 6598
-_EMBEDDING: Final = tuple(ipaddress.ip_network(text) for text in ("64:ff9b::/96", "::/96"))  # RFC 6052, RFC 4291
-_TRANSLATED: Final = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215
+Lookup = Callable[[str], "list[str]"]
+"""The addresses of a name, as text; an empty list for none. Raises OSError."""
 
 
 class AddressRefused(RegistryError):
@@ -32,38 +21,8 @@ class AddressRefused(RegistryError):
 
 
 def classify(text: str) -> str:
-    """The class of a literal address. IPv4 inside IPv6 counts as the IPv4 address. Raises ValueError for other text."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        embedded = _embedded(address)
-        if embedded is not None:
-            return classify(str(embedded))
-        if address in _TRANSLATED or address.teredo is not None:
-            return RESERVED
-    if address in _METADATA or address.is_link_local or address.is_multicast or address.is_unspecified:
-        return FORBIDDEN
-    if address.is_loopback:
-        return LOOPBACK
-    if isinstance(address, ipaddress.IPv4Address) and address in _SHARED:
-        return PRIVATE
-    if address.is_global and not address.is_reserved:
-        return PUBLIC
-    return PRIVATE if _is_site_local(address) else RESERVED
-
-
-def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    if address.sixtofour is not None:
-        return address.sixtofour
-    if any(address in network for network in _EMBEDDING) and int(address) > 1:
-        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
-
-
-def _is_site_local(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    networks = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16") if address.version == 4 else ("fc00::/7", "fec0::/10")
-    return any(address in ipaddress.ip_network(network) for network in networks)
+    """The class of a literal address (policy.addresses). Raises ValueError for other text."""
+    return class_of(ipaddress.ip_address(text.partition("%")[0]))
 
 
 def is_literal(host: str) -> bool:
@@ -80,31 +39,41 @@ def is_loopback_host(host: str) -> bool:
     return bare == "localhost" or (is_literal(bare) and classify(bare) == LOOPBACK)
 
 
-def connect(host: str, port: int, allowed: Callable[[str, str], bool], timeout_s: float) -> tuple[socket.socket, str]:
+def system_lookup(name: str) -> list[str]:
+    """getaddrinfo(3): the host's own way."""
+    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(place[0]) for *_, place in found))
+
+
+def connect(
+    host: str, port: int, allowed: Callable[[str, str], bool], timeout_s: float, lookup: Lookup = system_lookup
+) -> tuple[socket.socket, str]:
     """A TCP connection to `host`, and the address it went to. `allowed(address, class)` is asked for each address.
 
-    Raises AddressRefused when no address is allowed, OSError when none answers.
+    Raises AddressRefused when no address is allowed, OSError when there is none, or none answers.
     """
-    found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
-    addresses = list(dict.fromkeys((info[0], info[4]) for info in found))
-    permitted = [(family, place) for family, place in addresses if allowed(str(place[0]), classify(str(place[0])))]
+    bare = host.strip("[]")
+    addresses = [bare] if is_literal(bare) else system_lookup(bare) if is_loopback_host(bare) else lookup(bare)
+    if not addresses:
+        raise OSError(f"{host} has no address")
+    permitted = [address for address in addresses if allowed(address, classify(address))]
     if not permitted:
-        kinds = ", ".join(sorted({classify(str(place[0])) for _, place in addresses}))
+        kinds = ", ".join(sorted({classify(address) for address in addresses}))
         raise AddressRefused(f"{host} leads to {kinds} addresses, where this connection may not go")
-    return _connect_first(permitted, timeout_s)
+    return _connect_first(permitted, port, timeout_s)
 
 
-def _connect_first(places: Sequence[tuple[int, Any]], timeout_s: float) -> tuple[socket.socket, str]:
+def _connect_first(addresses: Sequence[str], port: int, timeout_s: float) -> tuple[socket.socket, str]:
     last: OSError | None = None
-    for family, place in places:
-        connection = socket.socket(family, socket.SOCK_STREAM)
+    for address in addresses:
+        connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
         try:
             connection.settimeout(timeout_s)
-            connection.connect(place)
+            connection.connect((address, port))
         except OSError as error:
             connection.close()
             last = error
             continue
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return connection, str(place[0])
+        return connection, address
     raise last or OSError("no address")

@@ -8,8 +8,9 @@ from typing import Final, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from sandboxbuild.errors import RegistryError
+from sandboxbuild.policy.addresses import LOOPBACK, PRIVATE, PUBLIC, RESERVED
 from sandboxbuild.registry import Body, BytesBody, Response
-from sandboxbuild.registry.addresses import LOOPBACK, PRIVATE, PUBLIC, RESERVED, classify, is_loopback_host
+from sandboxbuild.registry.addresses import Lookup, classify, is_loopback_host, system_lookup
 from sandboxbuild.registry.auth import HUB_NAMES, Authenticator, CredentialSource, Origin, origin_of
 from sandboxbuild.registry.failures import TransientError, quoted, read_bounded
 from sandboxbuild.registry.routes import UnknownRequest, is_host, parse_request
@@ -20,25 +21,28 @@ TOKEN_ANSWER_LIMIT_BYTES: Final = 256 * 1024
 _HUB_HOST: Final = "registry-1.docker.io"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
-ANYWHERE: Final = AddressClasses(frozenset({PUBLIC, PRIVATE, LOOPBACK, RESERVED}))
+_ANYWHERE: Final = frozenset({PUBLIC, PRIVATE, LOOPBACK, RESERVED})
 # Whither a registry may send us on, by the class of its own address: never further inside than it is itself.
 _ONWARD: Final = {
-    LOOPBACK: ANYWHERE,
-    PRIVATE: AddressClasses(frozenset({PUBLIC, PRIVATE, RESERVED})),
-    RESERVED: AddressClasses(frozenset({PUBLIC, RESERVED})),
-    PUBLIC: AddressClasses(frozenset({PUBLIC})),
+    LOOPBACK: _ANYWHERE,
+    PRIVATE: frozenset({PUBLIC, PRIVATE, RESERVED}),
+    RESERVED: frozenset({PUBLIC, RESERVED}),
+    PUBLIC: frozenset({PUBLIC}),
 }
 
 
 class RemoteSettings(NamedTuple):
     """`plain` registries may speak plain HTTP, `unverified` ones have any certificate; "*" in either means all of them.
 
-    `realms`: registry -> token servers that it may name.
+    `realms`: registry -> token servers that it may name. `lookup` finds the addresses of registries' names,
+    and `token_timeout_s` is the longest silence of a token server.
     """
 
     plain: frozenset[str] = frozenset()
     unverified: frozenset[str] = frozenset()
     realms: Mapping[str, tuple[str, ...]] = {}
+    lookup: Lookup = system_lookup
+    token_timeout_s: float = 60.0
 
 
 class RemoteTransport:
@@ -50,6 +54,7 @@ class RemoteTransport:
     def __init__(self, wire: Wire, credentials: CredentialSource, settings: RemoteSettings = RemoteSettings()) -> None:  # noqa: B008
         self._wire = wire
         self._settings = settings
+        self._anywhere = AddressClasses(_ANYWHERE, settings.lookup)
         self._auth = Authenticator(credentials, self._fetch_token, settings.realms)
         self._origins: dict[str, Origin] = {}
         self._locks: dict[str, threading.Lock] = {}
@@ -108,13 +113,13 @@ class RemoteTransport:
     ) -> Response:
         unverified = not self._settings.unverified.isdisjoint({host, "*"})
         try:
-            return self._wire.send(method, url, headers, body, ANYWHERE, timeout_s=timeout_s, unverified=unverified)
+            return self._wire.send(method, url, headers, body, self._anywhere, timeout_s=timeout_s, unverified=unverified)
         except (NotTls, NoAnswer):
             raise
         except TransientError:
             if body is not None or self._origins.get(host) != origin:
                 raise
-        return self._wire.send(method, url, headers, None, ANYWHERE, timeout_s=timeout_s, unverified=unverified)
+        return self._wire.send(method, url, headers, None, self._anywhere, timeout_s=timeout_s, unverified=unverified)
 
     def _elsewhere(
         self, method: str, origin: Origin, url: str, headers: Mapping[str, str], body: Body | None, timeout_s: float
@@ -123,7 +128,7 @@ class RemoteTransport:
         target = origin_of(url)
         if origin.scheme == "https" and target.scheme != "https":
             raise RegistryError(f"{origin} redirects from https to {target}, which is refused")
-        return self._wire.send(method, url, headers, body, _ONWARD[self._class_of(origin)], timeout_s=timeout_s)
+        return self._wire.send(method, url, headers, body, self._onward(origin), timeout_s=timeout_s)
 
     def _followed(
         self, method: str, host: str, origin: Origin, url: str, headers: Mapping[str, str], response: Response, timeout_s: float
@@ -145,10 +150,10 @@ class RemoteTransport:
         response.close()
         raise RegistryError(f"{origin} redirects more than {REDIRECTS_LIMIT} times")
 
-    def _class_of(self, origin: Origin) -> str:
-        """The class of the address that the registry answered from. Behind a proxy nothing is known: count it as public."""
+    def _onward(self, origin: Origin) -> AddressClasses:
+        """Whither a registry may send us, by the address that it answered from. Behind a proxy that counts as public."""
         address = self._wire.address_of(origin.host, origin.port)
-        return classify(address) if address else PUBLIC
+        return AddressClasses(_ONWARD[classify(address) if address else PUBLIC], self._settings.lookup)
 
     def _origin(self, host: str, timeout_s: float) -> Origin:
         """Where the registry is, found out once by asking for /v2/ (distribution-spec, "Determining Support")."""
@@ -182,7 +187,8 @@ class RemoteTransport:
         self, origin: Origin, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> tuple[int, bytes]:
         sent = BytesBody(body) if body is not None else None
-        response = self._wire.send(method, url, headers, sent, _ONWARD[self._class_of(origin)])
+        onward, timeout_s = self._onward(origin), self._settings.token_timeout_s
+        response = self._wire.send(method, url, headers, sent, onward, timeout_s=timeout_s)
         try:
             return response.status, read_bounded(response, TOKEN_ANSWER_LIMIT_BYTES)
         finally:

@@ -14,7 +14,8 @@ CERTIFICATE_FOLDERS: Final = ("/etc/docker/certs.d", "/etc/containers/certs.d")
 
 
 class TlsSettings(NamedTuple):
-    """`bundle` replaces the system's authorities; `authorities` are added for all hosts, `host_authorities` for one each.
+    """`bundle`, a file or a folder, replaces the system's authorities; `authorities` are added for all hosts,
+    `host_authorities` for one each.
 
     `client_certificates` are (certificate file, key file) for one host each. `unverified` hosts are not verified at all.
     """
@@ -58,11 +59,14 @@ def _names(folder: str) -> list[str]:
 
 def context_for(settings: TlsSettings, trust: HostTrust) -> ssl.SSLContext:
     """A client's context, TLS 1.2 at least. Raises RegistryError that names the file which can't be used."""
-    context = ssl.create_default_context(cafile=settings.bundle or None)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    for path in (*settings.authorities, *trust.authorities):
+    if not settings.bundle:
+        _check_variable()
+        context.load_default_certs()
+    for path in (*([settings.bundle] if settings.bundle else ()), *settings.authorities, *trust.authorities):
         try:
-            context.load_verify_locations(cafile=path)
+            context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
         except (OSError, ssl.SSLError) as error:
             raise RegistryError(f"the certificate file {path} can't be used: {error}") from error
     for certificate, key in trust.certificates:
@@ -74,3 +78,10 @@ def context_for(settings: TlsSettings, trust: HostTrust) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def _check_variable() -> None:
+    """OpenSSL passes over a file of SSL_CERT_FILE that it can't read, and then trusts nobody without saying why."""
+    path = os.environ.get("SSL_CERT_FILE", "")
+    if path and not os.access(path, os.R_OK):
+        raise RegistryError(f"SSL_CERT_FILE names {path}, which can't be read")

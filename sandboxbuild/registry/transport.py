@@ -22,8 +22,9 @@ import urllib3.exceptions
 import urllib3.poolmanager
 
 from sandboxbuild.errors import RegistryError
+from sandboxbuild.policy.addresses import FORBIDDEN, PUBLIC
 from sandboxbuild.registry import CHUNK_BYTES, Body, Response
-from sandboxbuild.registry.addresses import FORBIDDEN, PUBLIC, AddressRefused, classify, connect, is_literal
+from sandboxbuild.registry.addresses import AddressRefused, Lookup, classify, connect, is_literal, system_lookup
 from sandboxbuild.registry.auth import origin_of
 from sandboxbuild.registry.failures import OWN_PREFIX, TransientError, quoted
 from sandboxbuild.registry.tls import HostTrust, TlsSettings, context_for, trust_of
@@ -54,15 +55,16 @@ class Opener(Protocol):
 
 
 class AddressClasses(NamedTuple):
-    """The Opener for registries: goes to addresses of these classes (registry.addresses), and never to a forbidden one."""
+    """The Opener for registries: goes to addresses of these classes (policy.addresses), and never to a forbidden one."""
 
     classes: frozenset[str]
+    lookup: Lookup = system_lookup
 
     def allows(self, _address: str, kind: str) -> bool:
         return kind != FORBIDDEN and kind in self.classes
 
     def __call__(self, host: str, port: int, timeout_s: float) -> tuple[socket.socket, str]:
-        return connect(host, port, self.allows, timeout_s)
+        return connect(host, port, self.allows, timeout_s, self.lookup)
 
 
 class WireSettings(NamedTuple):

@@ -35,7 +35,7 @@ SECRET_LIMIT_BYTES: Final = 512 * 1024
 _IDLE_LIMIT: Final = 16
 _CONNECT_TIMEOUT_S: Final = 10.0
 _TELL_TIMEOUT_S: Final = 15.0
-_GRACE_S: Final = 90.0  # for the gateway to give up first, and to say why
+PATIENCE_S: Final = 240.0  # longer than the gateway takes to give up on a host, so that it can say why
 _BUFFER_BYTES: Final = 4 * CHUNK_BYTES
 _TIMEVAL: Final = struct.Struct("ll")  # struct timeval
 
@@ -53,10 +53,14 @@ class UplinkAddress(NamedTuple):
 
 
 class Uplink:
-    """Connections to the gateway, kept for the next request. Thread-safe; close() ends the idle ones."""
+    """Connections to the gateway, kept for the next request. Thread-safe; close() ends the idle ones.
 
-    def __init__(self, address: UplinkAddress) -> None:
+    `patience_s` is how long the gateway may be silent in the middle of a request that is about a host outside.
+    """
+
+    def __init__(self, address: UplinkAddress, patience_s: float = PATIENCE_S) -> None:
         self._address = address
+        self._patience_s = patience_s
         self._idle: list[socket.socket] = []
         self._lock = threading.Lock()
 
@@ -84,11 +88,14 @@ class Uplink:
         return {TOKEN_HEADER: self._address.token} if self._address.token else {}
 
     def exchange(
-        self, method: str, target: str, headers: Mapping[str, str], body: Body | None, *, timeout_s: float = 60.0
+        self, method: str, target: str, headers: Mapping[str, str], body: Body | None, *, timeout_s: float = 0.0
     ) -> Response:
-        """One request and the head of its answer. Raises RegistryError, TransientError when the connection was lost."""
+        """One request and the head of its answer; 0 seconds are the uplink's patience.
+
+        Raises RegistryError, TransientError when the connection was lost.
+        """
         head = self._head(method, target, headers, body)
-        connection = self._checkout(timeout_s)
+        connection = self._checkout(timeout_s or self._patience_s)
         try:
             self._send(connection, head, body)
             answer, rest = _receive_head(connection, method)
@@ -278,18 +285,21 @@ class UplinkTransport:
         self._uplink = uplink
 
     def request(
-        self, method: str, host: str, path: str, headers: Mapping[str, str], body: Body | None, *, timeout_s: float = 60.0
+        self,
+        method: str,
+        host: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: Body | None,
+        *,
+        timeout_s: float = 60.0,  # noqa: ARG002 - it is the gateway that gives up on a registry
     ) -> Response:
         if not is_host(host) or not path.startswith("/v2"):
             raise RegistryError("not a request that the gateway carries to a registry")
-        return self._uplink.exchange(
-            method, f"/v1/registry/{host.lower()}{path}", headers, body, timeout_s=timeout_s + _GRACE_S
-        )
+        return self._uplink.exchange(method, f"/v1/registry/{host.lower()}{path}", headers, body)
 
 
-def fetch_url(
-    uplink: Uplink, url: str, headers: Mapping[str, str], *, body: Body | None = None, timeout_s: float = 60.0
-) -> Response:
+def fetch_url(uplink: Uplink, url: str, headers: Mapping[str, str], *, body: Body | None = None) -> Response:
     """A GET of `url`, redirects followed by the gateway, under the policy's fetch rules; a POST where there is a `body`.
 
     Any status is an answer. Of POSTs the gateway carries those of a git fetch alone.
@@ -298,7 +308,7 @@ def fetch_url(
     if not url.isascii() or not url.isprintable() or " " in url:
         raise RegistryError("a URL that HTTP can't carry")
     method = "GET" if body is None else "POST"
-    response = uplink.exchange(method, "/v1/fetch", {URL_HEADER: url, **headers}, body, timeout_s=timeout_s)
+    response = uplink.exchange(method, "/v1/fetch", {URL_HEADER: url, **headers}, body)
     if response.headers.get("sandboxbuild-refused") or response.headers.get("sandboxbuild-failed"):
         raise failure(response, f"fetch of {url[:200]}")
     return response

@@ -158,6 +158,48 @@ def test_registry_maps_are_kanikos() -> None:
     assert settings(registry_map=("a=b;c=d", "a=e")).registries.maps == (("a", "b"), ("c", "d"), ("a", "e"))
 
 
+def test_name_servers_are_addresses_with_port_53_unless_said() -> None:
+    servers = settings(dns=("192.0.2.53", "127.0.0.1:5353", "2001:db8::53", "[2001:db8::53]:54")).registries.name_servers
+    assert servers == (("192.0.2.53", 53), ("127.0.0.1", 5353), ("2001:db8::53", 53), ("2001:db8::53", 54))
+
+
+@pytest.mark.parametrize("text", ["dns.example.com", "192.0.2.53:0", "192.0.2.53:x", "192.0.2.53:70000", "", ":53", "1.2.3"])
+def test_no_name_server_is(text: str) -> None:
+    with pytest.raises(UsageError, match="--dns"):
+        settings(dns=(text,))
+
+
+def test_token_servers_and_client_certificates_are_a_registrys() -> None:
+    given = settings(
+        registry_auth_realm=("Registry.example.com:5000=auth.example.com", "a.example.com=b.example.com:8443"),
+        registry_client_cert=("registry.example.com=/c.pem,/k.pem",),
+        registry_timeout="5s",
+    ).registries
+    assert given.realms == (("registry.example.com:5000", "auth.example.com"), ("a.example.com", "b.example.com:8443"))
+    assert given.client_certificates == (("registry.example.com", "/c.pem", "/k.pem"),)
+    assert given.timeout_s == 5
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("registry_auth_realm", "registry.example.com"),
+        ("registry_auth_realm", "registry.example.com=https://auth.example.com/token"),
+        ("registry_client_cert", "registry.example.com=/c.pem"),
+        ("registry_client_cert", "/c.pem,/k.pem"),
+    ],
+)
+def test_no_registry_setting_is(flag: str, text: str) -> None:
+    with pytest.raises(UsageError, match=flag.replace("_", "-")):
+        settings(**{flag: (text,)})
+
+
+@pytest.mark.parametrize("text", ["0", "0s", "2h", "soon", "-1s"])
+def test_a_timeout_of_registries_is_one_that_can_be_waited(text: str) -> None:
+    with pytest.raises(UsageError, match="--registry-timeout"):
+        settings(registry_timeout=text)
+
+
 def test_the_context_is_given_once() -> None:
     assert settings("x").context == "x"
     assert settings(context="dir:///w/x").context == "/w/x"

@@ -4,7 +4,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ class Agent:
         self._thread.start()
 
     def _carry(self, inner: socket.socket, outer: socket.socket) -> None:
-        with inner, outer:
+        with inner, outer, suppress(OSError):
             carry_messages(inner, b"", outer)
 
     def close(self) -> None:
@@ -107,9 +107,11 @@ def test_the_end_of_a_step_cuts_its_connection_to_the_agent(tmp_path: Path) -> N
         agent.bind(str(path))
         agent.listen()
         with ThreadPoolExecutor() as pool:
-            answer = pool.submit(serve, routes, "GET", "/v1/ssh/default", STEP)
-            with agent.accept()[0]:
+            answer = pool.submit(serve, routes, "GET", "/v1/ssh/default", STEP, IDENTITIES)
+            with agent.accept()[0] as connection:
+                assert connection.recv(100) == IDENTITIES
                 book.end("3")
+                connection.shutdown(socket.SHUT_RDWR)
                 assert answer.result(10).status == 200
 
 

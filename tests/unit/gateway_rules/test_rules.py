@@ -1,4 +1,4 @@
-"""gateway.rules and gateway.addresses: which names and addresses are let through."""
+"""gateway.rules and policy.addresses: which names and addresses are let through."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandboxbuild.gateway.addresses import METADATA, PUBLIC, classify, embedded_ipv4
 from sandboxbuild.gateway.rules import FETCH, Admitted, Allowed, Asker, Refused, admit, decide
+from sandboxbuild.policy.addresses import METADATA, PUBLIC, SPECIAL, classify, embedded_ipv4
 from sandboxbuild.policy.isolation import Allow, NetworkRules, StepRule
+from sandboxbuild.policy.network import _OPENABLE
 
 STEP = Asker("1")
 RULES = NetworkRules(
@@ -202,3 +203,8 @@ def test_any_text_gets_a_verdict(host: str) -> None:
     assert isinstance(outcome, Admitted | Refused)
     if isinstance(outcome, Admitted):
         assert host == host.lower() and host.isascii() and not host.endswith(".")
+
+
+def test_ranges_that_a_policy_may_open_are_special_ones_and_never_metadata() -> None:
+    special = {network for kind, network in SPECIAL if kind != METADATA}
+    assert set(_OPENABLE) <= special

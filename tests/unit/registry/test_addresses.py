@@ -36,6 +36,13 @@ from sandboxbuild.registry.addresses import classify, is_loopback_host
         ("::ffff:127.0.0.1", "loopback"),
         ("::ffff:10.0.0.1", "private"),
         ("fe80::1%eth0", "forbidden"),
+        ("0.1.2.3", "forbidden"),
+        ("fec0::1", "private"),
+        ("ff02::1", "forbidden"),
+        ("64:ff9b::5db8:d822", "public"),
+        ("64:ff9b:1::1", "reserved"),
+        ("2001:0:1::1", "reserved"),
+        ("2606::5efe:a9fe:a9fe", "forbidden"),
     ],
 )
 def test_an_address_has_one_class(address: str, kind: str) -> None:

@@ -16,6 +16,12 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 METADATA: Final = "metadata"
 PUBLIC: Final = "public"
 
+# Classes of kinds, for those whom the operator himself sends somewhere: registries, contexts (class_of).
+PRIVATE: Final = "private"
+LOOPBACK: Final = "loopback"
+RESERVED: Final = "reserved"  # documentation, benchmarks, future use: no host of the Internet
+FORBIDDEN: Final = "forbidden"  # link-local, metadata services, multicast, unspecified: never, whatever anybody says
+
 # First match wins. The metadata rows are never opened: AWS, Google, Azure, OpenStack, DigitalOcean and Oracle (169.254.169.0),
 # ECS and EKS credentials (169.254.170.0), Tencent (169.254.0.0), Scaleway (169.254.42.0, fd00:42::), Alibaba (100.100.100.200),
 # Azure's wire server (168.63.129.16), Oracle classic (192.0.0.192), EC2 over IPv6 (fd00:ec2::), Google over IPv6 (fd20:ce::).
@@ -69,6 +75,17 @@ SPECIAL: Final[tuple[tuple[str, Network], ...]] = tuple((kind, ipaddress.ip_netw
 GLOBAL_V6: Final = ipaddress.ip_network("2000::/3")
 
 
+_CLASSES: Final = {
+    **dict.fromkeys((METADATA, "link-local", "multicast", "unspecified", "this network"), FORBIDDEN),
+    **dict.fromkeys(("private", "unique local", "site-local", "shared (carrier-grade NAT)"), PRIVATE),
+    "loopback": LOOPBACK,
+    PUBLIC: PUBLIC,
+}
+# What a host's own stack or its network's translator turns back into the IPv4 address: that one counts (RFC 4291, 6052, 3056).
+_CARRIERS: Final = frozenset({"IPv4-mapped", "IPv4-compatible", "NAT64", "6to4"})
+_LOCAL_NAT64: Final = ipaddress.ip_network("64:ff9b:1::/48")
+
+
 class Classified(NamedTuple):
     """`kind` is "public", "metadata" or a word for the range; `embedded` an IPv4 address that the IPv6 one carries."""
 
@@ -87,6 +104,14 @@ def classify(address: Address) -> Classified:
     if isinstance(address, ipaddress.IPv6Address) and address not in GLOBAL_V6:
         return Classified("reserved", embedded)
     return Classified(PUBLIC, embedded)
+
+
+def class_of(address: Address) -> str:
+    """PUBLIC, PRIVATE, LOOPBACK, RESERVED or FORBIDDEN."""
+    kind, embedded = classify(address)
+    if embedded is not None and kind in _CARRIERS and address not in _LOCAL_NAT64:
+        return class_of(embedded)
+    return _CLASSES.get(kind, RESERVED)
 
 
 def embedded_ipv4(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:

@@ -142,7 +142,7 @@ class HttpCheck:
         if head.target.startswith("/") or (head.target == "*" and head.method == "OPTIONS"):
             return ""
         scheme, _, rest = head.target.partition("://")
-        authority = re.split("[/?#]", rest, maxsplit=1)[0]
+        authority = re.split("[/?]", rest, maxsplit=1)[0]  # a fragment has no place here, so "#" makes it another name
         if scheme.lower() != "http" or split_authority(authority, self._port) != (self._host, self._port):
             return f"a request on a connection to {where} has another target"
         return ""

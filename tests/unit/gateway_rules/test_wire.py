@@ -71,6 +71,8 @@ def test_requests_to_the_host_pass_one_after_the_other(port: int) -> None:
         request(f"{NAME}:81"),
         request(f"{NAME}."),
         request(target="http://other.example.com/"),
+        request(target=f"http://{NAME}#@other.example.com/"),
+        request(target=f"http://{NAME}\\@other.example.com/"),
         request(target="https://files.example.com/"),
         request(target="other"),
         request(method="CONNECT", target="other.example.com:443"),

@@ -27,9 +27,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, context: Path) -> Iterator[Lab]:
-    opened = Lab(tmp_path_factory.mktemp("gvisor"), context=context, runtime=runtime_or_skip("runsc"))
+@pytest.fixture(scope="module", params=["runsc"])
+def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, context: Path) -> Iterator[Lab]:
+    opened = Lab(tmp_path_factory.mktemp("gvisor"), context=context, runtime=runtime_or_skip(request.param))
     yield opened
     opened.close()
 
@@ -42,12 +42,14 @@ def filtered() -> dict[str, str]:
     return {"seccomp_program": base64.b64encode(program).decode()}
 
 
+@pytest.mark.promise(2, "a step's calls are served by another kernel than the host's")
 def test_a_step_meets_another_kernel_than_the_host_s(lab: Lab) -> None:
     version = lab.run("cat /proc/version").output
     assert version != Path("/proc/version").read_text()
     assert os.uname().release not in version
 
 
+@pytest.mark.promise(6, "uid 0 of a step is nobody's uid 0 outside")
 def test_no_process_of_the_sandbox_is_root_on_the_host_but_its_keepers(lab: Lab) -> None:
     """The runtime's own two monitors stay root outside; whatever serves the sandbox's calls and files doesn't."""
     number = lab.begin("sleep 77101")
@@ -64,6 +66,7 @@ def test_no_process_of_the_sandbox_is_root_on_the_host_but_its_keepers(lab: Lab)
     assert by_name["runsc-gofer"] == {idmap.ROOT_BASE}
 
 
+@pytest.mark.promise(2, "a step's calls are served by another kernel than the host's")
 def test_a_step_s_program_is_no_process_of_the_host(lab: Lab) -> None:
     number = lab.begin(["/bin/sleep", "77102"])
     lab.run("true")
@@ -72,6 +75,7 @@ def test_a_step_s_program_is_no_process_of_the_host(lab: Lab) -> None:
     lab.wait(number)
 
 
+@pytest.mark.promise(2, "a step sees no process but its own")
 def test_a_step_sees_no_other_step(lab: Lab) -> None:
     number = lab.begin(["/bin/sleep", "77103"])
     lab.run("true")
@@ -83,6 +87,7 @@ def test_a_step_sees_no_other_step(lab: Lab) -> None:
     assert numbers <= set(range(1, 10))
 
 
+@pytest.mark.promise(2, "a step reads no memory, environment or file of the executor")
 def test_the_step_s_init_holds_nothing_of_the_executor(lab: Lab) -> None:
     """gVisor lets a step look at its own init, which is one of ours: so nothing may be in it."""
     answer = lab.run("cat /proc/1/environ | tr '\\0' '\\n'; ls -l /proc/1/fd; cat /proc/1/cwd/inner.py; ls /proc/1/root")
@@ -92,12 +97,14 @@ def test_the_step_s_init_holds_nothing_of_the_executor(lab: Lab) -> None:
     assert "inner.py" not in answer.output.replace("can't open '/proc/1/cwd/inner.py'", "")
 
 
+@pytest.mark.promise(2, "a step signals, kills and traces nobody outside")
 def test_memory_of_the_init_cannot_be_written_or_traced(lab: Lab, filtered: dict[str, str]) -> None:
     answer = lab.run("echo x > /proc/1/mem && echo wrote; echo 7 > /proc/1/uid_map && echo mapped", isolation=filtered)
     assert "wrote" not in answer.output
     assert "mapped" not in answer.output
 
 
+@pytest.mark.promise(2, "a step signals, kills and traces nobody outside")
 def test_a_step_that_kills_its_init_ends_itself_alone(lab: Lab) -> None:
     other = lab.begin("sleep 3; echo fine")
     lab.run("kill -9 1; sleep 5")
@@ -105,6 +112,7 @@ def test_a_step_that_kills_its_init_ends_itself_alone(lab: Lab) -> None:
     assert lab.python("value = 40 + 2") == 42
 
 
+@pytest.mark.promise(5, "capabilities and groups are those of the policy")
 def test_the_capabilities_are_those_that_were_given(lab: Lab) -> None:
     rows = dict(line.split(":\t") for line in lab.run("cat /proc/self/status").output.splitlines() if line.startswith("Cap"))
     mask = int(rows["CapEff"], 16)
@@ -113,26 +121,31 @@ def test_the_capabilities_are_those_that_were_given(lab: Lab) -> None:
     assert int(rows["CapInh"], 16) == 0
 
 
+@pytest.mark.promise(5, "capabilities and groups are those of the policy")
 def test_a_user_s_step_has_no_capability(lab: Lab) -> None:
     answer = lab.run("id; grep Cap /proc/self/status", uid=1000, gid=1000)
     assert answer.output.startswith("uid=1000 gid=1000")
     assert all(int(line.split()[1], 16) == 0 for line in answer.output.splitlines() if line.startswith(("CapEff", "CapPrm")))
 
 
+@pytest.mark.promise(5, "capabilities and groups are those of the policy")
 def test_supplementary_groups_are_those_of_the_step(lab: Lab) -> None:
     assert lab.run("id -G", uid=1000, gid=1000, groups=[1001, 1002]).output.split() == ["1000", "1001", "1002"]
 
 
+@pytest.mark.promise(2, "a step inherits no descriptor, keyring or working directory")
 def test_no_descriptor_is_inherited(lab: Lab) -> None:
     seen = lab.run("ls /proc/self/fd").output.split()
     assert set(seen) <= {"0", "1", "2", "3"}  # 3 is the directory that ls reads
 
 
+@pytest.mark.promise(5, "a call that the policy closes fails, by every ABI")
 @pytest.mark.parametrize("attempt", ["unshare -U true", "unshare -m true", "mount -t proc p /mnt", "umount /proc"])
 def test_the_filter_is_in_force_inside(lab: Lab, filtered: dict[str, str], attempt: str) -> None:
     assert lab.run(f"mkdir -p /mnt; {attempt}", isolation=filtered).status != 0
 
 
+@pytest.mark.promise(2, "device nodes open nothing")
 @pytest.mark.parametrize("device", ["c 1 1", "c 1 3", "b 254 0", "c 10 200"])
 def test_a_device_node_that_a_step_makes_opens_nothing(lab: Lab, filtered: dict[str, str], device: str) -> None:
     """gVisor asks for no capability when a node is made, and heeds no nodev: the filter refuses to make one."""
@@ -141,6 +154,7 @@ def test_a_device_node_that_a_step_makes_opens_nothing(lab: Lab, filtered: dict[
     assert "not permitted" in answer.output
 
 
+@pytest.mark.promise(5, "a call that the policy closes fails, by every ABI")
 def test_the_filter_keeps_its_errno(lab: Lab, filtered: dict[str, str]) -> None:
     """--oci-seccomp makes EPERM of everything; the step's own filter says what the profile says."""
     answer = lab.run("unshare -U true", isolation=filtered)
@@ -154,6 +168,7 @@ def test_steps_have_no_network_but_loopback(lab: Lab) -> None:
     assert lab.run("nc -w 2 192.0.2.1 80 < /dev/null").status != 0
 
 
+@pytest.mark.promise(8, "a hostile executor changes neither context nor programs")
 def test_the_context_cannot_be_written_whatever_its_kernel_believes(lab: Lab, context: Path) -> None:
     place = "/sandboxbuild/contexts/default"
     lab.python(f"from sandboxbuild.system import libc; libc.mount(None, '{place}', None, 4096 | 32, None)")
@@ -171,6 +186,7 @@ def test_the_context_cannot_be_written_whatever_its_kernel_believes(lab: Lab, co
     assert os.listdir(context) == ["file"]
 
 
+@pytest.mark.promise(6, "uid 0 of a step is nobody's uid 0 outside")
 def test_what_the_store_gets_belongs_to_the_sandbox_s_ids(lab: Lab) -> None:
     lab.python("import os; open('/sandboxbuild/store/mine', 'w').close(); os.chown('/sandboxbuild/store/mine', 0, 33)")
     status = (lab.store / "mine").stat()

@@ -62,23 +62,27 @@ class Lab:
         *,
         bundle_cache: Path | None = None,
         context: Path | None = None,
+        writable_context: bool = False,
         runtime: Runtime | None = None,
+        network: str = "none",
+        first_id: int = idmap.ROOT_BASE,
     ) -> None:
-        plan = idmap.find()
+        plan = idmap.find(first_id)
         self.uids, self.gids = id_ranges(plan)
         self.plan = plan
         self.store = folder / "store"
         self.store.mkdir()
         make_rootfs(self.store / "lower", self.uids, self.gids)
         own(self.store, self.uids, self.gids, plan.identity)
-        self.bundle: Bundle = ensure_bundle(str(bundle_cache or folder / "bundles"))
+        self.bundle: Bundle = ensure_bundle(str(bundle_cache or folder.parent / "bundles"))
         mounts = [
             SandboxMount(self.bundle.path, TARGET),
             SandboxMount(str(self.store), STORE_PATH, writable=True),
             SandboxMount(str(INNER), "/sandboxbuild/inner.py"),
         ]
         if context is not None:
-            mounts.append(SandboxMount(str(context), "/sandboxbuild/contexts/default", idmapped=os.geteuid() == 0))
+            idmapped = os.geteuid() == 0
+            mounts.append(SandboxMount(str(context), "/sandboxbuild/contexts/default", writable_context, idmapped))
         argv = (*self.bundle.argv_prefix, "/sandboxbuild/inner.py")
         scratch = folder / "scratch"
         scratch.mkdir(mode=0o700)
@@ -91,7 +95,7 @@ class Lab:
             self.uids,
             self.gids,
             plan.identity,
-            "none",
+            network,
             str(scratch),
         )
         runtime = runtime or NamespacesRuntime()
@@ -130,9 +134,9 @@ class Lab:
 
     def begin(self, script: str | list[str], **spec: Any) -> int:
         argv = ["/bin/sh", "-c", script] if isinstance(script, str) else script
-        lower = spec.pop("lower", "lower")
+        where = {name: spec.pop(name) for name in ("lower", "zygote") if name in spec}
         spec.setdefault("env", [["PATH", "/bin:/usr/bin"]])
-        return self.start(op="step", lower=lower, spec={"argv": argv, **spec})
+        return self.start(op="step", **where, spec={"argv": argv, **spec})
 
     def run(self, script: str | list[str], **spec: Any) -> Answer:
         return Answer(self.wait(self.begin(script, **spec)))
@@ -143,6 +147,12 @@ class Lab:
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return answer["value"]
+
+    def without(self, name: str, code: str) -> None:
+        """Steps that are run with `zygote=name` come from a process that ran `code`: it may call patch(module, name, value)."""
+        answer = self.wait(self.start(op="zygote", name=name, code=code))
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
 
     def cancel(self, step: int) -> None:
         self.start(op="cancel", step=step)

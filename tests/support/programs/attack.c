@@ -287,7 +287,7 @@ static void describe(void) {
 
 int main(int argc, char **argv) {
     if (argc == 3 && !strcmp(argv[1], "kill")) { /* everybody who can be reached; an executor that dies ends the build */
-        for (int pid = atoi(argv[2]); pid < 32768; pid++)
+        for (int pid = atoi(argv[2]); pid < 1000; pid++)
             if (pid != getpid()) kill(pid, SIGKILL);
         said("survived", "yes");
         return 0;

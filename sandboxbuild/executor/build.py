@@ -24,6 +24,7 @@ from sandboxbuild.executor.run import StepRunner
 from sandboxbuild.executor.runs import Runs
 from sandboxbuild.executor.sources import Sources
 from sandboxbuild.executor.stages import Stages
+from sandboxbuild.executor.stepgroups import AskedGroups
 from sandboxbuild.executor.workshop import StepWorkshop
 from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.mutate import Assembled, assemble_index
@@ -36,8 +37,8 @@ from sandboxbuild.snapshotters import Snapshotter
 from sandboxbuild.store import Store
 
 
-def build(request: BuildRequest, runner: StepRunner, channel: EventChannel) -> BuildSucceeded:
-    """Build all platforms, push, and tag in the store. Raises SandboxbuildError."""
+def build(request: BuildRequest, runner: StepRunner, channel: EventChannel, groups: AskedGroups | None) -> BuildSucceeded:
+    """Build all platforms, push, and tag in the store; `groups` are the steps' own. Raises SandboxbuildError."""
     store = Store(STORE_PATH, create=False, build_id=request.build_id)
     place_layers(store)
     uplink = Uplink(uplink_address(request), request.gateway_patience_s)
@@ -48,7 +49,7 @@ def build(request: BuildRequest, runner: StepRunner, channel: EventChannel) -> B
             contexts = Contexts(request, uplink, channel, folder=store.scratch, scratch=scratch)
             remote = RemoteFiles(uplink, scratch)
             builds = [
-                PlatformBuild(request, name, store, scratch, uplink, runner, channel, publisher, contexts, remote)
+                PlatformBuild(request, name, store, scratch, uplink, runner, channel, publisher, contexts, remote, groups)
                 for name in platforms
             ]
             plans = [each.plan() for each in builds]
@@ -90,7 +91,9 @@ class PlatformBuild:
         publisher: Publisher,
         contexts: Contexts,
         remote: RemoteFiles,
+        groups: AskedGroups | None,
     ) -> None:
+        self._groups = groups
         self._request = request
         self._platform = platform
         self._store = store
@@ -143,7 +146,7 @@ class PlatformBuild:
         copies = Copies(sources, self._remote, self._store, plan.source_date_epoch)
         caches = CacheMounts(os.path.join(STORE_PATH, "mounts"))
         mounts = RunMounts(request, sources, copies, caches, self._uplink, self._scratch)
-        runs = Runs(request, mounts, self._runner, self._uplink, self._cancel_fd)
+        runs = Runs(request, mounts, self._runner, self._uplink, self._cancel_fd, self._groups)
         workshop = StepWorkshop(
             platform=self._platform,
             layers=layers,

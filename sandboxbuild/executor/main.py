@@ -17,8 +17,10 @@ from sandboxbuild.errors import (
 )
 from sandboxbuild.executor.channel import EventChannel
 from sandboxbuild.executor.run import StepRunner, Zygote
+from sandboxbuild.executor.stepgroups import AskedGroups
 from sandboxbuild.protocol.channel import EventWriter, read_request
 from sandboxbuild.protocol.events import BuildFailed
+from sandboxbuild.protocol.frames import FrameBuffer
 from sandboxbuild.protocol.request import BuildRequest
 from sandboxbuild.system.capabilities import take_identity
 
@@ -33,18 +35,19 @@ def main() -> int:
     request = read_request(sys.stdin.buffer)
     writer = EventWriter(sys.stdout.buffer, request.build_id)
     channel = EventChannel(writer.write)
-    _stop_with_the_launcher()
+    groups = AskedGroups(writer.ask)
+    _listen_to_the_launcher(groups)
     try:
-        _build(request, runner, channel)
+        _build(request, runner, channel, groups)
     except Exception as error:  # the one place where everything that went wrong is said
         channel.emit(failure(error, channel.failed_vertex))
     return 0
 
 
-def _build(request: BuildRequest, runner: StepRunner, channel: EventChannel) -> None:
+def _build(request: BuildRequest, runner: StepRunner, channel: EventChannel, groups: AskedGroups) -> None:
     from sandboxbuild.executor.build import build  # after the zygote, which stays small
 
-    channel.emit(build(request, runner, channel))
+    channel.emit(build(request, runner, channel, groups if request.step_groups else None))
 
 
 def failure(error: Exception, vertex: int) -> BuildFailed:
@@ -77,15 +80,19 @@ def public_name(error: SandboxbuildError) -> str:
     return next(cls.__name__ for cls in type(error).__mro__ if cls.__module__ == SandboxbuildError.__module__)
 
 
-def _stop_with_the_launcher() -> None:
-    """End at once, with all that is below, when the launcher closes standard input or dies."""
+def _listen_to_the_launcher(groups: AskedGroups) -> None:
+    """Take its answers, and end at once, with all that is below, when it closes standard input or dies."""
 
-    def watch() -> None:
-        while os.read(0, 4096):
-            pass
-        os._exit(Interrupted("", signal_number=15).exit_code)
+    def listen() -> None:
+        heard = FrameBuffer()
+        try:
+            while data := os.read(0, 4096):
+                for payload in heard.feed(data):
+                    groups.hear(payload)
+        finally:
+            os._exit(Interrupted("", signal_number=15).exit_code)
 
-    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
+    threading.Thread(target=listen, name="launcher-watch", daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from sandboxbuild.errors import IsolationError, SandboxbuildError
 from sandboxbuild.executor.mountpoints import MadeStub, remove_stubs
+from sandboxbuild.executor.stepgroups import StepGroup
 from sandboxbuild.executor.stepspec import StepMount, StepOutcome, StepSpec, Stub, to_message
 from sandboxbuild.executor.zygote import Zygote
 from sandboxbuild.system import channels
@@ -41,33 +42,35 @@ class StepRunner:
         on_listeners: OnListeners | None = None,
         cancel_fd: int | None = None,
         look: Look | None = None,
+        group: StepGroup | None = None,
     ) -> StepOutcome:
         """Run one step to its end; when this returns, every process of it is gone.
 
         `on_output(1 or 2, chunk)` is called here, in this thread, and a slow one slows the step. `on_listeners` gets the
         sockets of `spec.listen`, in order and its own to close, before the program starts. When `cancel_fd` turns readable the
         step is killed, as it is when `look`, called every now and then and once at the end, names a limit that it has passed.
+        All of it runs in `group`, which has the last word on what was passed there.
         Raises IsolationError where the step's sandbox can't be made; what a callback raises kills the step.
         """
         started = time.monotonic_ns()
-        conversation = self._start(spec)
+        conversation = self._start(spec, group)
         try:
-            conversation.follow(on_output, on_listeners, cancel_fd, look)
+            conversation.follow(on_output, on_listeners, cancel_fd, _both(look, group))
         except BaseException:
             conversation.kill()
             raise
         finally:
             conversation.finish()
-        return conversation.outcome(time.monotonic_ns() - started)
+            met = group.leave() if group else ""
+        return conversation.outcome(time.monotonic_ns() - started, met)
 
-    def _start(self, spec: StepSpec) -> _Conversation:
+    def _start(self, spec: StepSpec, group: StepGroup | None) -> _Conversation:
         ours, theirs = channels.pair()
         (out_r, out_w), (err_r, err_w), (go_r, go_w) = (os.pipe() for _ in range(3))
         conversation = _Conversation(spec, ours, {out_r: 1, err_r: 2}, go_w)
         try:
             with self._lock:
                 self._zygote.fork_step(spec.network != "host", (out_w, err_w, theirs.fileno(), go_r))
-            ours.send(to_message(spec))
             failure = None
         except OSError as error:
             failure = error
@@ -77,7 +80,24 @@ class StepRunner:
         if failure is not None:
             conversation.finish()
             raise IsolationError(f"no step can be started: {failure.strerror}") from failure
+        try:
+            if group is not None:
+                group.enter(*conversation.supervisor())
+            conversation.begin()
+        except BaseException:
+            conversation.call_off()
+            conversation.finish()
+            if group is not None:
+                group.leave()
+            raise
         return conversation
+
+
+def _both(look: Look | None, group: StepGroup | None) -> Look | None:
+    """What the step wrote, and what its group says."""
+    if group is None:
+        return look
+    return lambda: (look() if look else "") or group.met()
 
 
 class _Conversation:
@@ -97,6 +117,30 @@ class _Conversation:
         self._output_bytes = 0
         self._over = False
         self._made: list[MadeStub] = []
+
+    def supervisor(self) -> tuple[int, int]:
+        """Its pid, and the inode of the pid namespace in which that is its pid. Raises IsolationError."""
+        received = self._channel.receive()
+        match received[0] if received else ("broken", "its supervisor ended without a word"):
+            case ["here", pid, namespace]:
+                return pid, namespace
+            case [_, text]:
+                raise IsolationError(f"the step's sandbox can't be made: {text}")
+        raise IsolationError("the step's sandbox can't be made")
+
+    def begin(self) -> None:
+        """Raises IsolationError."""
+        try:
+            self._channel.send(to_message(self._spec))
+        except OSError as error:
+            raise IsolationError(f"no step can be started: {error.strerror}") from error
+
+    def call_off(self) -> None:
+        """In place of begin()."""
+        try:
+            self._channel.send(None)
+        except OSError:
+            pass  # its end is on the way already
 
     def follow(self, on_output: OnOutput, on_listeners: OnListeners | None, cancel_fd: int | None, look: Look | None) -> None:
         """Serve the step until its supervisor has said that everything of it is gone, and read what the pipes still hold."""
@@ -168,6 +212,8 @@ class _Conversation:
 
     def _understand(self, message: Sequence[Any], descriptors: list[int], on_listeners: OnListeners | None) -> None:
         match message:
+            case ["here", _, _]:
+                pass  # for a step with a group
             case ["stubs", stubs]:
                 self._made = [MadeStub(Stub(*stub), fd) for stub, fd in zip(stubs, descriptors, strict=True)]
             case ["listeners"]:
@@ -194,11 +240,13 @@ class _Conversation:
         for fd in (*self._streams, self._go_w):
             os.close(fd)
 
-    def outcome(self, duration_ns: int) -> StepOutcome:
-        if self._broken and not self._ended_by:
+    def outcome(self, duration_ns: int, met: str) -> StepOutcome:
+        """`met` is the bound of its group that was met, "" for none."""
+        ended_by = self._ended_by or met
+        if self._broken and not ended_by:
             raise IsolationError(f"the step's sandbox can't be made: {self._broken}")
         status = 137 if self._status is None else self._status
-        return StepOutcome(status, duration_ns, self._leftover, self._message, self._ended_by)
+        return StepOutcome(status, duration_ns, self._leftover, self._message, ended_by)
 
 
 def _wait_ms(deadline: float | None, *, looks: bool) -> int | None:

@@ -23,6 +23,7 @@ from sandboxbuild.executor.mounts import RunMounts
 from sandboxbuild.executor.network import StepNetwork
 from sandboxbuild.executor.proxy import PROXY_HOST, PROXY_PORT, proxy_environment
 from sandboxbuild.executor.run import Look, StepRunner
+from sandboxbuild.executor.stepgroups import AskedGroups
 from sandboxbuild.executor.stepspec import StepOutcome, StepSpec
 from sandboxbuild.executor.tunnel import Refusal
 from sandboxbuild.executor.users import ResolvedUser, resolve_user
@@ -37,15 +38,30 @@ if TYPE_CHECKING:
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHOWN_REFUSALS: Final = 5
-_LIMITS: Final = {"disk": "wrote more to the disk", "inodes": "made more files", "output": "wrote more output"}
+_LIMITS: Final = {
+    "disk": "wrote more to the disk",
+    "inodes": "made more files",
+    "memory": "used more memory",
+    "output": "wrote more output",
+    "pids": "started more processes and threads",
+}
 FULL_BYTES: Final = 64 * 1024  # less free space than this, and a step that fails has failed for want of it
 
 
 class Runs:
     """Carries out RunOps. Thread-safe. All running steps are killed once `cancel_fd` is readable."""
 
-    def __init__(self, request: BuildRequest, mounts: RunMounts, runner: StepRunner, uplink: Uplink, cancel_fd: int) -> None:
+    def __init__(
+        self,
+        request: BuildRequest,
+        mounts: RunMounts,
+        runner: StepRunner,
+        uplink: Uplink,
+        cancel_fd: int,
+        groups: AskedGroups | None,
+    ) -> None:
         self._request = request
+        self._groups = groups
         self._mounts = mounts
         self._runner = runner
         self._uplink = uplink
@@ -130,8 +146,9 @@ class Runs:
                 end_step(self._uplink, number)
 
     def _run(self, spec: StepSpec, vertex: Vertex, look: Look | None) -> tuple[StepOutcome, Sequence[Refusal]]:
+        group = self._groups.of(vertex.number) if self._groups else None
         if spec.network != "gateway":
-            return self._runner.run(spec, vertex.output, cancel_fd=self._cancel_fd, look=look), ()
+            return self._runner.run(spec, vertex.output, cancel_fd=self._cancel_fd, look=look, group=group), ()
         networks: list[StepNetwork] = []
 
         def serve(descriptors: list[int]) -> None:
@@ -140,7 +157,9 @@ class Runs:
             network.__enter__()
 
         try:
-            outcome = self._runner.run(spec, vertex.output, on_listeners=serve, cancel_fd=self._cancel_fd, look=look)
+            outcome = self._runner.run(
+                spec, vertex.output, on_listeners=serve, cancel_fd=self._cancel_fd, look=look, group=group
+            )
             return outcome, [refusal for network in networks for refusal in network.refusals]
         finally:
             for network in networks:

@@ -62,7 +62,7 @@ class StepOutcome(NamedTuple):
     """`status` is the exit status, 128 + n for signal n, 126 or 127 where the program can't be started, and `message` says why.
 
     `leftover` counts processes that outlived the program and were killed. `ended_by` is "" for the step itself, else
-    "timeout", "cancel", or the limit that made us kill it: "output", "disk", "inodes".
+    "timeout", "cancel", or the limit that made us kill it: "output", "disk", "inodes", "memory", "pids".
     """
 
     status: int

@@ -21,8 +21,8 @@ from sandboxbuild.system import capabilities, channels, idmap, mounts, namespace
 
 _KILLED: Final = 137
 _NAMESPACES: Final = (
-    namespaces.NEWUSER | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS | namespaces.NEWCGROUP
-)  # NEWNS is unshared by the init, which owns the step's mounts; NEWNET depends on the step
+    namespaces.NEWUSER | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS
+)  # NEWNS is unshared by the init, which owns the step's mounts; NEWNET depends on the step, NEWCGROUP follows its group
 
 
 class Zygote:
@@ -133,9 +133,11 @@ def _supervise(own_network: bool, descriptors: list[int], unshared_w: int, mappe
         os.write(unshared_w, b"u")
         if not os.read(mapped_r, 1):
             os._exit(1)
+        channel.send(("here", os.getpid(), os.stat("/proc/self/ns/pid").st_ino))
         namespaces.hide_from_tracers()
         received = channel.receive()
-        if received is not None:
+        if received is not None and received[0] is not None:
+            namespaces.unshare(namespaces.NEWCGROUP)  # by now it is in its group, whose path is no business of the step
             _run_step(from_message(received[0]), channel, (out_w, err_w), go_r)
         channel.send(("done",))
     except BaseException as error:

@@ -184,7 +184,9 @@ class _Build:
         )
         with (
             ssh_agents(self.settings.ssh, self.environ) as agents,
-            build_limits(isolation.step, self.build_id, self.environ) as limits,
+            build_limits(
+                isolation.step, self.build_id, self.environ, jobs=request.jobs, by_step=not host.connects_as_root
+            ) as limits,
             started_sandbox(
                 plan._replace(cgroups=limits.folders),
                 gateway._replace(agents=agents),
@@ -194,8 +196,10 @@ class _Build:
             ) as started,
             limits.watching(started.sandbox),
         ):
-            request = request._replace(isolation=limits.step)
-            talk = Conversation(started.sandbox, self.interruption, self._checking(isolation), deadline=self.deadline)
+            request = request._replace(isolation=limits.step, step_groups=limits.steps is not None)
+            talk = Conversation(
+                started.sandbox, self.interruption, self._checking(isolation), deadline=self.deadline, steps=limits.steps
+            )
             try:
                 return talk.run(reached_by(request, started))
             finally:

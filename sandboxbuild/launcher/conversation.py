@@ -10,7 +10,7 @@ import os
 import selectors
 import time
 from collections.abc import Callable
-from typing import IO, Final
+from typing import IO, Final, Protocol
 
 from sandboxbuild import errors
 from sandboxbuild.errors import BuildTimeout, LimitExceeded, ProtocolError, SandboxbuildError
@@ -20,6 +20,7 @@ from sandboxbuild.protocol.channel import Hello
 from sandboxbuild.protocol.codec import encode
 from sandboxbuild.protocol.events import BuildFailed, BuildSucceeded, Event, LogOutput, TransferProgress
 from sandboxbuild.protocol.frames import HEADER_BYTES, REQUEST_LIMIT_BYTES, FrameBuffer
+from sandboxbuild.protocol.groups import GroupAnswer, GroupLeft, GroupMet, GroupQuestion, GroupWanted, framed
 from sandboxbuild.protocol.request import PROTOCOL_VERSION, BuildRequest
 from sandboxbuild.runtimes import Sandbox
 
@@ -29,7 +30,19 @@ TICK_S: Final = 0.1
 LOG_TAIL_BYTES: Final = 32 * 1024
 MESSAGES_LIMIT: Final = 1_000_000  # other than output and progress, which leave nothing behind in the launcher
 
+ANSWERS_LIMIT_BYTES: Final = 64 * 1024  # that wait for an executor to read them
+
 Observer = Callable[[Event | None], None]  # None is a tick: TICK_S passed without an event
+
+
+class Steps(Protocol):
+    """Who gives each running step its control group."""
+
+    def answer(self, question: GroupQuestion) -> GroupAnswer:
+        """Raises ProtocolError for what no executor of ours asks."""
+
+    def news(self) -> list[GroupMet]:
+        """What the executor has to hear unasked; called ten times a second and more often."""
 
 
 class Conversation:
@@ -44,15 +57,24 @@ class Conversation:
         "_outgoing",
         "_sandbox",
         "_state_deadline",
+        "_steps",
         "hello",
         "log",
         "result",
     )
 
     def __init__(
-        self, sandbox: Sandbox, interruption: Interruption, observe: Observer, *, deadline: float | None = None
+        self,
+        sandbox: Sandbox,
+        interruption: Interruption,
+        observe: Observer,
+        *,
+        deadline: float | None = None,
+        steps: Steps | None = None,
     ) -> None:
+        """Without `steps` an executor that asks for a step's control group breaks the rules."""
         self._sandbox = sandbox
+        self._steps = steps
         self._interruption = interruption
         self._observe = observe
         self._deadline = deadline
@@ -92,6 +114,9 @@ class Conversation:
             selector.register(self._interruption.fd, selectors.EVENT_READ)
             while True:
                 self._check_time()
+                self._tell_news()
+                if self._outgoing and stdin.fileno() not in selector.get_map():
+                    selector.register(stdin.fileno(), selectors.EVENT_WRITE)
                 ready = {key.fd for key, _ in selector.select(TICK_S)}
                 if stdin.fileno() in ready and not self._send_more(stdin):
                     selector.unregister(stdin.fileno())
@@ -122,8 +147,19 @@ class Conversation:
         except BlockingIOError:
             return True
         except BrokenPipeError:
+            self._outgoing = memoryview(b"")
             return False
         return bool(self._outgoing)
+
+    def _tell_news(self) -> None:
+        for message in self._steps.news() if self._steps and self.hello else ():
+            self._say(message)
+
+    def _say(self, answer: GroupAnswer) -> None:
+        """Send it when the pipe takes it. Raises ProtocolError for an executor that asks and doesn't listen."""
+        if len(self._outgoing) > ANSWERS_LIMIT_BYTES:
+            raise ProtocolError("the executor doesn't read what it is told")
+        self._outgoing = memoryview(bytes(self._outgoing) + framed(answer))
 
     def _read_log(self, stderr: IO[bytes]) -> bool:
         data = os.read(stderr.fileno(), 65536)
@@ -150,6 +186,11 @@ class Conversation:
             self._messages += 1
             if self._messages > MESSAGES_LIMIT:
                 raise ProtocolError(f"the executor sent more than {MESSAGES_LIMIT} messages")
+        if isinstance(message, (GroupWanted, GroupLeft)):
+            if self._steps is None:
+                raise ProtocolError("the executor asks for a step's cgroup, and there are none in this build")
+            self._say(self._steps.answer(message))
+            return
         if isinstance(message, (BuildSucceeded, BuildFailed)):
             self.result = message
             self._state_deadline = time.monotonic() + ENDING_TIMEOUT_S

@@ -13,11 +13,12 @@ from sandboxbuild.errors import ProtocolError
 from sandboxbuild.protocol.channel import BYTES_LIMIT, TEXT_LIMIT_CHARACTERS, Hello
 from sandboxbuild.protocol.codec import decode, make_decoders
 from sandboxbuild.protocol.events import Event
+from sandboxbuild.protocol.groups import QUESTIONS, GroupQuestion
 
 ITEMS_LIMIT: Final = 1000  # of any list in an event
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}", re.ASCII)
-_TYPES: Final = (Hello, *get_args(Event))
+_TYPES: Final = (Hello, *QUESTIONS, *get_args(Event))
 
 
 def prepare() -> None:
@@ -25,10 +26,10 @@ def prepare() -> None:
     make_decoders(_TYPES)
 
 
-def read_message(payload: bytes) -> Hello | Event:
+def read_message(payload: bytes) -> Hello | GroupQuestion | Event:
     """The message in a frame's payload. Raises ProtocolError for whatever is not exactly one of ours, within its bounds."""
     try:
-        message: Hello | Event = decode(payload, _TYPES)
+        message: Hello | GroupQuestion | Event = decode(payload, _TYPES)
         _check_fields(message, type(message).__name__)
     except ProtocolError as error:
         raise ProtocolError(f"the executor sent a bad message: {error.message}") from error

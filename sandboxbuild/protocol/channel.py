@@ -9,6 +9,7 @@ from sandboxbuild.errors import ProtocolError
 from sandboxbuild.protocol.codec import decode, encode
 from sandboxbuild.protocol.events import Event
 from sandboxbuild.protocol.frames import REQUEST_LIMIT_BYTES, Readable, Writable, read_frame, write_frame
+from sandboxbuild.protocol.groups import GroupQuestion
 from sandboxbuild.protocol.request import PROTOCOL_VERSION, BuildRequest
 
 TEXT_LIMIT_CHARACTERS: Final = 16 * 1024  # of any text in an event; longer ones are clipped by the sender
@@ -54,6 +55,10 @@ class EventWriter:
 
     def write(self, event: Event) -> None:
         self._send(_fitted(event))
+
+    def ask(self, question: GroupQuestion) -> None:
+        """What is answered on the other stream, in its own time."""
+        self._send(question)
 
     def _send(self, message: Any) -> None:
         payload = encode(message)

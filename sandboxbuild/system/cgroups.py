@@ -1,8 +1,8 @@
-"""A build's own control groups: where they can be made, their limits, and what the kernel says of them afterwards.
+"""Control groups: where this process can make some, putting processes in, and taking groups away again.
 
 Version 1, version 2 and both at once: the controller is looked for, not the mount. Sources: cgroups(7) and the kernel's
-admin-guide, cgroup-v1 and cgroup-v2. A group is locked (flock(2) of its folder) while its launcher lives, so that one without a
-lock is known for a leftover.
+admin-guide, cgroup-v1 and cgroup-v2. A build's group (groups.py) is locked (flock(2) of its folder) while its launcher lives,
+so that one without a lock is known for a leftover.
 """
 
 from __future__ import annotations
@@ -11,18 +11,14 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from sandboxbuild.errors import IsolationError
 
 CONTROLLERS: Final = ("memory", "pids", "cpu")
 PREFIX: Final = "sandboxbuild-build-"
-_PERIOD_US: Final = 100_000
-_REMOVAL_S: Final = 3.0
-_ATTEMPTS: Final = 10
-_OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPTIONAL: Final = frozenset({"memory.memsw.limit_in_bytes", "memory.swap.max", "memory.oom.group"})  # not on each kernel
+OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Place(NamedTuple):
@@ -79,7 +75,7 @@ def kind_of(found: Sequence[Hierarchy]) -> str:
 
 def read_hierarchies() -> tuple[Hierarchy, ...]:
     """Those of this process."""
-    return hierarchies(_read("/proc/self/mountinfo"), _read("/proc/self/cgroup"))
+    return hierarchies(read("/proc/self/mountinfo"), read("/proc/self/cgroup"))
 
 
 def find_places(found: Sequence[Hierarchy]) -> tuple[Place, ...]:
@@ -108,7 +104,7 @@ def _place_in_version_2(entry: Hierarchy, wanted: Sequence[str]) -> Place | None
     "No Internal Process Constraint")."""
     folder = entry.own
     while wanted and folder.startswith(entry.mount):
-        controllers = set(_read(f"{folder}/cgroup.subtree_control").split()) & set(wanted)
+        controllers = set(read(f"{folder}/cgroup.subtree_control").split()) & set(wanted)
         if controllers and _may_make(folder) and os.access(f"{folder}/cgroup.procs", os.W_OK):
             return Place(2, folder, tuple(sorted(controllers)))
         if folder == entry.mount:
@@ -121,116 +117,11 @@ def _may_make(folder: str) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-class Group:
-    """One build's group in each of `places`; the build's first process is put in by `join`. Used by one thread at a time."""
-
-    def __init__(self, places: Sequence[Place], build_id: str) -> None:
-        """Raises IsolationError where none can be made."""
-        self._places: dict[str, Place] = {}
-        self._locks: list[int] = []
-        self._pids = 0
-        self._nested = False
-        self._kills_before = count_kills()
-        try:
-            for place in places:
-                self._make(place, f"{place.folder}/{PREFIX}{build_id}")
-        except OSError as error:
-            self.close()
-            raise IsolationError(f"the build's cgroup can't be made: {error.strerror}: {error.filename}") from error
-
-    def _make(self, place: Place, folder: str) -> None:
-        os.mkdir(folder, 0o755)
-        for _ in range(_ATTEMPTS):
-            try:
-                self._locks.append(os.open(folder, _OPEN_FOLDER))
-                fcntl.flock(self._locks[-1], fcntl.LOCK_EX)
-                if os.path.samestat(os.fstat(self._locks[-1]), os.stat(folder)):
-                    break
-            except FileNotFoundError:
-                os.mkdir(folder, 0o755)  # somebody took it for a leftover before it was locked
-        self._places[folder] = place
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        return tuple(self._places)
-
-    def limit(self, *, memory_bytes: int, pids: int, cpus: float) -> None:
-        """Set the limits; 0 is none. Raises IsolationError."""
-        self._pids = pids
-        for folder, place in self._places.items():
-            for name, value in _values(place, memory_bytes, pids, cpus).items():
-                try:
-                    _write(f"{folder}/{name}", value)
-                except OSError as error:
-                    if name in _OPTIONAL:
-                        continue
-                    raise IsolationError(f"the limit {name} can't be set to {value}: {error.strerror}") from error
-
-    def exceeded(self) -> str:
-        """The limit that was met: memory (the kernel has killed a process for it), pids (a fork was refused), or ""."""
-        for folder, place in self._places.items():
-            below = list(_below(folder))
-            self._nested = self._nested or bool(below)
-            if "memory" in place.controllers and self._out_of_memory(place, folder, below):
-                return "memory"
-            if self._pids and "pids" in place.controllers and self._out_of_pids(folder, below):
-                return "pids"
-        return ""
-
-    def _out_of_memory(self, place: Place, folder: str, below: Sequence[str]) -> bool:
-        """Version 1 counts a kill where the process was, and a runtime's group below ours may be gone by now: then a kill
-        anywhere and a limit of ours that was reached say it together."""
-        events = "memory.oom_control" if place.version == 1 else "memory.events"
-        if any(_count(f"{group}/{events}", "oom_kill") for group in (folder, *below)):
-            return True
-        killed = place.version == 1 and self._nested and count_kills() > self._kills_before
-        return killed and _read(f"{folder}/memory.failcnt").strip() not in ("", "0")
-
-    def _out_of_pids(self, folder: str, below: Sequence[str]) -> bool:
-        if any(_count(f"{group}/pids.events", "max") for group in (folder, *below)):
-            return True
-        current = _read(f"{folder}/pids.current").strip()
-        return current.isdecimal() and int(current) >= self._pids
-
-    def close(self) -> None:
-        """Remove the group, with what is left in it. Idempotent."""
-        for folder in tuple(self._places):
-            kill(folder)
-            remove(folder, _REMOVAL_S)
-            del self._places[folder]
-        while self._locks:
-            os.close(self._locks.pop())
-
-
-def _values(place: Place, memory_bytes: int, pids: int, cpus: float) -> Mapping[str, str]:
-    """The files to write, in order: without swap, since a limit that moves to the disk is none."""
-    values: dict[str, str] = {}
-    if memory_bytes and "memory" in place.controllers:
-        names = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes") if place.version == 1 else ("memory.max",)
-        values |= dict.fromkeys(names, str(memory_bytes))
-        if place.version == 2:
-            values |= {"memory.swap.max": "0", "memory.oom.group": "1"}
-    if pids and "pids" in place.controllers:
-        values["pids.max"] = str(pids)
-    if cpus and "cpu" in place.controllers:
-        quota = max(1000, round(cpus * _PERIOD_US))
-        if place.version == 1:
-            values |= {"cpu.cfs_period_us": str(_PERIOD_US), "cpu.cfs_quota_us": str(quota)}
-        else:
-            values["cpu.max"] = f"{quota} {_PERIOD_US}"
-    return values
-
-
-def count_kills() -> int:
-    """Processes that the kernel has killed for want of memory since boot (proc_vmstat, oom_kill); 0 where it doesn't say."""
-    return _count("/proc/vmstat", "oom_kill")
-
-
 def join(folders: Sequence[str], pid: int) -> None:
     """Put a process, and so all that it will start, into groups. Raises IsolationError."""
     for folder in folders:
         try:
-            _write(f"{folder}/cgroup.procs", str(pid))
+            write(f"{folder}/cgroup.procs", str(pid))
         except OSError as error:
             raise IsolationError(f"the sandbox can't be put into its cgroup {folder}: {error.strerror}") from error
 
@@ -249,7 +140,7 @@ def sweep(places: Sequence[Place]) -> None:
 
 def _sweep_one(folder: str) -> None:
     try:
-        lock = os.open(folder, _OPEN_FOLDER)
+        lock = os.open(folder, OPEN_FOLDER)
     except OSError:
         return
     try:
@@ -265,43 +156,37 @@ def kill(folder: str) -> None:
     """Every process of the group, at once; version 2 since Linux 5.14, else nothing."""
     if os.path.exists(f"{folder}/cgroup.kill"):
         try:
-            _write(f"{folder}/cgroup.kill", "1")
+            write(f"{folder}/cgroup.kill", "1")
         except OSError:
             pass  # removing it waits for them
 
 
-def remove(folder: str, patience_s: float) -> None:
-    """Remove a group and those below it. Processes that are about to end are waited for; never raises."""
+def remove(folder: str, patience_s: float) -> bool:
+    """Remove a group and those below it: whether it is gone. Processes that are about to end are waited for; never raises."""
     deadline = time.monotonic() + patience_s
-    while not _removed(folder) and time.monotonic() < deadline:
+    while not (gone := _removed(folder)) and time.monotonic() < deadline:
         time.sleep(0.01)
+    return gone
 
 
 def _removed(folder: str) -> bool:
     try:
-        for below in _below(folder):
-            os.rmdir(below)
+        for inner in below(folder):
+            os.rmdir(inner)
         os.rmdir(folder)
     except OSError as error:
         return error.errno != errno.EBUSY
     return True
 
 
-def _below(folder: str) -> Iterator[str]:
-    """Groups below, the deepest first."""
+def below(folder: str) -> Iterator[str]:
+    """The groups below, the deepest first."""
     for parent, names, _ in os.walk(folder, topdown=False):
         yield from (f"{parent}/{name}" for name in names)
 
 
-def _count(path: str, key: str) -> int:
-    for line in _read(path).splitlines():
-        name, _, value = line.partition(" ")
-        if name == key and value.isdecimal():
-            return int(value)
-    return 0
-
-
-def _read(path: str) -> str:
+def read(path: str) -> str:
+    """A file's text; "" where there is none."""
     try:
         with open(path, encoding="utf-8", errors="replace") as stream:
             return stream.read()
@@ -309,6 +194,7 @@ def _read(path: str) -> str:
         return ""
 
 
-def _write(path: str, value: str) -> None:
+def write(path: str, value: str) -> None:
+    """Raises OSError with what the kernel says of the value."""
     with open(path, "w", encoding="ascii") as stream:
         stream.write(value)

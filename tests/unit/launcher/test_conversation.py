@@ -17,8 +17,10 @@ from sandboxbuild.launcher import conversation
 from sandboxbuild.launcher.conversation import Conversation
 from sandboxbuild.launcher.interruption import Interruption
 from sandboxbuild.protocol.channel import EventWriter, read_request
+from sandboxbuild.protocol.codec import decode
 from sandboxbuild.protocol.events import BuildFailed, BuildSucceeded, Event, LogOutput, PlanReady
-from sandboxbuild.protocol.frames import write_frame
+from sandboxbuild.protocol.frames import read_frame, write_frame
+from sandboxbuild.protocol.groups import ANSWERS, GroupAnswer, GroupMet, GroupQuestion, GroupReady, GroupWanted
 from sandboxbuild.protocol.request import BuildRequest
 
 _spec = importlib.util.spec_from_file_location("fake_sandbox", Path(__file__).with_name("fake_sandbox.py"))
@@ -143,6 +145,50 @@ def raw(*payloads: bytes, hello: bool = True) -> Any:
 def test_an_executor_that_breaks_the_rules_is_a_protocol_error(script: Any, message: str, interruption: Interruption) -> None:
     with pytest.raises(errors.ProtocolError, match=message):
         talk(script, interruption)
+
+
+class Groups:
+    """Answers at once, and has one thing to tell."""
+
+    def __init__(self) -> None:
+        self.told = [GroupMet(3, "pids")]
+
+    def answer(self, question: GroupQuestion) -> GroupAnswer:
+        return GroupReady(question.step, "")
+
+    def news(self) -> list[GroupMet]:
+        told, self.told = self.told, []
+        return told
+
+
+def test_questions_are_answered_and_news_told_after_the_request(interruption: Interruption) -> None:
+    heard: list[object] = []
+
+    def script(stdin: IO[bytes], stdout: IO[bytes], _stderr: IO[bytes]) -> int:
+        writer = EventWriter(stdout, read_request(stdin).build_id)
+        writer.ask(GroupWanted(3, 7, 11))
+        heard.extend(decode(read_frame(stdin) or b"", ANSWERS) for _ in range(2))
+        writer.write(SUCCESS)
+        return 0
+
+    assert talk(script, interruption, steps=Groups()) == (SUCCESS, [SUCCESS]), "nobody else sees the questions"
+    assert sorted(map(repr, heard)) == [repr(GroupMet(3, "pids")), repr(GroupReady(3, ""))]
+
+
+def asking_for_ever(stdin: IO[bytes], stdout: IO[bytes], _stderr: IO[bytes]) -> int:
+    writer = EventWriter(stdout, read_request(stdin).build_id)
+    while True:
+        writer.ask(GroupWanted(1, 1, 1))
+
+
+def test_a_question_where_nobody_answers_breaks_the_rules(interruption: Interruption) -> None:
+    with pytest.raises(errors.ProtocolError, match="there are none in this build"):
+        talk(asking_for_ever, interruption)
+
+
+def test_an_executor_that_asks_and_does_not_listen_is_ended(interruption: Interruption) -> None:
+    with pytest.raises(errors.ProtocolError, match="doesn't read"):
+        talk(asking_for_ever, interruption, steps=Groups())
 
 
 def test_a_frame_that_announces_too_much_is_refused_before_it_comes(interruption: Interruption) -> None:

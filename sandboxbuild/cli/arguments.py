@@ -6,12 +6,14 @@ Grammars follow docker buildx (`--output`, `--secret`, `--ssh`, `--ulimit`, `--a
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 from sandboxbuild.errors import UsageError
 from sandboxbuild.launcher.settings import OutputSpec, SecretSource
 from sandboxbuild.registry.routes import is_host
+
+Number = TypeVar("Number", int, float)
 
 OUTPUT_KINDS: Final = ("oci", "docker", "rootfs", "local", "tar", "registry", "image", "cacheonly")
 ULIMITS: Final = frozenset(
@@ -273,3 +275,11 @@ def _boolean(text: str, place: str) -> bool:
     if text not in TRUE_WORDS | FALSE_WORDS:
         raise UsageError(f"{place} takes true or false, not {text!r}")
     return text in TRUE_WORDS
+
+
+def measure(flag: str, text: str, parse: Callable[[str], Number]) -> Number:
+    """A size or a duration of `units`. Raises UsageError that names the flag."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{flag}: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sandboxbuild.cli import arguments
@@ -49,14 +49,14 @@ def build_settings(path: str | None, values: Mapping[str, Any], environ: Mapping
         secrets=tuple(_secret(text, environ) for text in values["secret"]),
         ssh=tuple(arguments.parse_ssh(text) for text in values["ssh"]),
         add_hosts=arguments.parse_hosts(arguments.split_commas(values["add_host"])),
-        shm_size_bytes=_measure("--shm-size", values["shm_size"] or "64m", parse_size),
+        shm_size_bytes=arguments.measure("--shm-size", values["shm_size"] or "64m", parse_size),
         ulimits=arguments.parse_ulimits(values["ulimit"]),
         network=_network(values["network"]),
         source_date_epoch=_epoch(values, environ),
         compression=values["compression"] or "gzip",
         image_format=values["format"] or "oci",
         jobs=values["jobs"] or 0,
-        timeout_s=_measure("--timeout", values["timeout"] or "0", parse_duration),
+        timeout_s=arguments.measure("--timeout", values["timeout"] or "0", parse_duration),
         profile=values["profile"] or "plain",
         policy_file=values["policy_file"] or "",
         allow_hosts=tuple(values["allow_host"]),
@@ -141,13 +141,6 @@ def _epoch(values: Mapping[str, Any], environ: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-def _measure(flag: str, text: str, parse: Callable[[str], Any]) -> Any:
-    try:
-        return parse(text)
-    except UsageError as error:
-        raise UsageError(f"{flag}: {error.message}", hint=error.hint) from error
-
-
 def registry_settings(values: Mapping[str, Any]) -> RegistrySettings:
     """Commands that only push lack the flags about pulling."""
     unverified = values["tls_verify"] is False
@@ -171,7 +164,7 @@ def registry_settings(values: Mapping[str, Any]) -> RegistrySettings:
 
 
 def _registry_timeout_s(text: str | None) -> float:
-    timeout_s = float(_measure("--registry-timeout", text or "60s", parse_duration))
+    timeout_s = float(arguments.measure("--registry-timeout", text or "60s", parse_duration))
     if not 0 < timeout_s <= REGISTRY_TIMEOUT_LIMIT_S:
         raise UsageError(f"--registry-timeout {text!r} is no time that can be waited", hint="a second to an hour")
     return timeout_s

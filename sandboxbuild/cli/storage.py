@@ -30,6 +30,7 @@ PRUNE_FLAGS: Final = (
 @click.command(cls=TableCommand, flags=PRUNE_FLAGS)
 def prune(**values: Any) -> None:
     """Free space in the store. Without flags, only what nothing can use any more goes."""
+    from sandboxbuild.cli.arguments import measure
     from sandboxbuild.launcher.removal import remover
     from sandboxbuild.system import idmap
     from sandboxbuild.units import format_size, parse_duration, parse_size
@@ -38,8 +39,8 @@ def prune(**values: Any) -> None:
     age = values["older_than"]
     with opened_store(values) as store:
         pruned = store.prune(
-            None if keep is None else parse_size(keep),
-            None if age is None else parse_duration(age),
+            None if keep is None else measure("--keep-storage", keep, parse_size),
+            None if age is None else measure("--older-than", age, parse_duration),
             bool(values["all"]),
             remove=remover(idmap.find()),
         )

@@ -4,13 +4,37 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 from sandboxbuild.errors import PolicyError
 from sandboxbuild.policy.document import InvalidPolicy, Policy, Problem
 from sandboxbuild.policy.isolation import Isolation
 from sandboxbuild.policy.profile import load_policy
 from sandboxbuild.policy.resolve import isolation_of
+from sandboxbuild.units import exact_duration, exact_size
+
+# Field of StepIsolation and Isolation, or of Budget -> the key of a policy file that says it.
+_LIMIT_KEYS: Final = {
+    "memory_bytes": "memory",
+    "pids": "pids",
+    "cpus": "cpu",
+    "cpu_seconds": "cpu_time",
+    "disk_bytes": "disk",
+    "inodes": "inodes",
+    "output_bytes": "output",
+    "open_files": "open_files",
+    "step_timeout_s": "step_timeout",
+    "build_timeout_s": "build_timeout",
+}
+_BUDGET_KEYS: Final = {
+    "connections": "connections",
+    "connections_total": "connections_total",
+    "upload_bytes": "upload",
+    "download_bytes": "download",
+    "connected_s": "time",
+    "idle_s": "idle",
+}
 
 
 def check_policy(path: str) -> list[Problem]:
@@ -67,7 +91,7 @@ def _facts(isolation: Isolation) -> Iterator[str]:
             yield f"run of {who} may reach {_entry(entry.host, entry.ports, entry.ranges)}"
     yield from (f"addresses in {text} may be used" for text in network.ranges)
     for title, budget in (("a step", network.step_budget), ("the build", network.build_budget)):
-        yield from (f"connections of {title}: {name} {value:g}" for name, value in budget._asdict().items() if value)
+        yield from (f"connections of {title}: {key} {text}" for key, text in _amounts(budget._asdict(), _BUDGET_KEYS))
     yield from (f"pull {pattern}" for pattern in isolation.registries.pull)
     if isolation.registries.from_dockerfile:
         yield "pull what the Dockerfile names"
@@ -80,15 +104,20 @@ def _facts(isolation: Isolation) -> Iterator[str]:
     yield from (f"system call {name} allowed" for name in syscalls.allow)
     yield from (f"system call {name} denied" for name in syscalls.deny)
     yield f"capabilities: {' '.join(isolation.step.capabilities) or 'none'}"
-    yield from (f"limit {name}: {value:g}" for name, value in _limits(isolation))
+    limits = isolation.step._asdict() | {"build_timeout_s": isolation.build_timeout_s}
+    yield from (f"limit {key}: {text}" for key, text in _amounts(limits, _LIMIT_KEYS))
 
 
-def _limits(isolation: Isolation) -> Iterator[tuple[str, float]]:
-    for name, value in isolation.step._asdict().items():
-        if type(value) in (int, float) and value:
-            yield name, value
-    if isolation.build_timeout_s:
-        yield "build_timeout_s", isolation.build_timeout_s
+def _amounts(values: Mapping[str, Any], keys: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The policy's own key and text for each of the fields `keys` that isn't 0, so that it can be written as it is read."""
+    for field, key in keys.items():
+        value = values[field]
+        if value and field.endswith("_bytes"):
+            yield key, exact_size(value)
+        elif value and field.endswith(("_s", "_seconds")):
+            yield key, exact_duration(value)
+        elif value:
+            yield key, f"{value}"
 
 
 def _entry(host: str, ports: tuple[int, ...], ranges: tuple[str, ...]) -> str:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from sandboxbuild.errors import UsageError
 from sandboxbuild.units import parse_duration_ns, parse_size
 
 COUNT_LIMIT = 2**31 - 1
@@ -17,20 +15,13 @@ COUNT_LIMIT = 2**31 - 1
 def _read_size(value: object) -> object:
     if not isinstance(value, str) or not re.search(r"[A-Za-z]", value):
         raise ValueError('a size is text with a unit, such as "512MiB"')
-    return _positive(_translated(parse_size, value))
+    return _positive(parse_size(value))
 
 
 def _read_duration(value: object) -> object:
     if not isinstance(value, str):
         raise ValueError('a duration is text with a unit, such as "90s" or "1h30m"')
-    return _positive(_translated(parse_duration_ns, value)) / 1e9
-
-
-def _translated(parse: Callable[[str], int], value: str) -> int:
-    try:
-        return int(parse(value))
-    except UsageError as error:
-        raise ValueError(error.message) from error
+    return _positive(parse_duration_ns(value)) / 1e9
 
 
 def _positive(number: int) -> int:

@@ -6,8 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandboxbuild.errors import UsageError
-from sandboxbuild.units import format_duration, format_size, parse_duration, parse_duration_ns, parse_size
+from sandboxbuild.units import (
+    exact_duration,
+    exact_size,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_duration_ns,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +42,8 @@ def test_size_is_read_as_docker_reads_it(text: str, size_bytes: int) -> None:
     "text",
     ["", " 1m", "1m ", "-1", "+1", "1mm", "m", "1,5g", "0x10", "1e3", "\u0661m", "1  m", "16e", "9" * 30, "inf", ".5g", "5.g"],
 )
-def test_what_is_no_size_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError):
+def test_what_is_no_size_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
         parse_size(text)
 
 
@@ -67,8 +74,8 @@ def test_duration_in_nanoseconds_is_exact() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "-5s", "+5s", "5 s", "s", "1h30", "1y", "999999999h", "h1", "1S", "\u0663s"])
-def test_what_is_no_duration_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError):
+def test_what_is_no_duration_is_a_value_error(text: str) -> None:
+    with pytest.raises(ValueError):
         parse_duration(text)
 
 
@@ -84,8 +91,28 @@ def test_shown_duration_reads_back_within_a_minute(seconds: int) -> None:
 
 @settings(max_examples=50)
 @given(st.text("019.kKmMiBbsh \u0663-", max_size=12))
-def test_any_text_is_a_size_or_a_usage_error(text: str) -> None:
+def test_any_text_is_a_size_or_a_value_error(text: str) -> None:
     try:
         assert parse_size(text) >= 0
-    except UsageError:
+    except ValueError:
         pass
+
+
+def test_exact_sizes_are_in_the_largest_unit_that_divides_them() -> None:
+    assert [exact_size(n) for n in (0, 4097, 1536 << 20, 8 << 30, 1 << 62)] == ["0B", "4097B", "1536MiB", "8GiB", "4EiB"]
+
+
+def test_exact_durations_leave_nothing_out() -> None:
+    assert [exact_duration(s) for s in (0, 3600, 5400, 2.5, 1e-9)] == ["0s", "1h", "1h30m", "2s500ms", "1ns"]
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**63 - 1))
+def test_an_exact_size_reads_back_as_it_was(size_bytes: int) -> None:
+    assert parse_size(exact_size(size_bytes)) == size_bytes
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 10**15))
+def test_an_exact_duration_reads_back_as_it_was(milliseconds: int) -> None:
+    assert parse_duration(exact_duration(milliseconds / 1000)) == milliseconds / 1000

@@ -13,6 +13,7 @@ from sandboxbuild.policy.describe import check_policy, diff_policies, show_isola
 from sandboxbuild.policy.document import Policy, read_policy
 from sandboxbuild.policy.isolation import Isolation
 from sandboxbuild.policy.library import Library, library, packaged_folder
+from sandboxbuild.policy.limits import Limits
 from sandboxbuild.policy.names import name_matches, pattern_covers
 from sandboxbuild.policy.profile import Profile, load_policy, load_profile
 from sandboxbuild.policy.resolve import resolve, served_ports
@@ -271,3 +272,27 @@ def test_show_and_diff_speak_of_effects() -> None:
     assert "-run may reach a.example.com port 80,443\n" in diff and "+run may reach b.example.com port 80,443\n" in diff
     assert diff_policies(one, one) == ""
     assert "profile mine" in show_isolation(resolved(""))
+
+
+LIMITS = (
+    'memory = "8GiB"\npids = 1024\ncpu = 1.25\ncpu_time = "30m"\ndisk = "1536MiB"\ninodes = 2000000\noutput = "4097B"\n'
+    'open_files = 4096\nstep_timeout = "1h30m"\nbuild_timeout = "4h"\n'
+)
+
+
+def test_limits_are_shown_as_a_policy_writes_them() -> None:
+    shown = [
+        line.removeprefix("limit ") for line in show_policy(policy(f"[limits]\n{LIMITS}")).splitlines() if "limit " in line
+    ]
+    assert shown == LIMITS.replace('"', "").replace(" =", ":").splitlines()
+
+
+def test_every_limit_is_shown() -> None:
+    assert {line.split(" ")[0] for line in LIMITS.splitlines()} == set(Limits.model_fields)
+
+
+def test_limits_of_connections_are_shown_as_a_policy_writes_them() -> None:
+    table = 'connections = 64\nconnections_total = 2000\nupload = "256MiB"\ndownload = "8GiB"\ntime = "2h"\nidle = "10m"\n'
+    shown = show_policy(policy(f"[network.limits.step]\n{table}"))
+    lines = [line.removeprefix("connections of a step: ") for line in shown.splitlines() if "of a step" in line]
+    assert lines == table.replace('"', "").replace(" =", "").splitlines()

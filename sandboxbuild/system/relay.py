@@ -1,7 +1,6 @@
 """Relay: one thread that carries bytes between pairs of sockets, however many there are.
 
-Edge-triggered epoll(7) and one buffer for all: a connection that waits costs two descriptors and nothing else. Bytes that a
-sink doesn't take at once are kept, and its source isn't read until they are gone.
+Edge-triggered epoll(7) and one buffer for all: a connection that waits costs two descriptors and nothing else.
 """
 
 from __future__ import annotations
@@ -15,7 +14,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-BUFFER_BYTES: Final = 256 * 1024
+from sandboxbuild.system.oneway import BUFFER_BYTES, Cut, Filter, OneWay, Pipes
+
+__all__ = ["IDLE", "LASTED", "Cut", "Filter", "Relay", "Watcher"]
+
 TURNS: Final = 8  # buffers that one connection may move before the others have their turn
 SWEEP_S: Final = 0.5
 _EDGES: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
@@ -23,24 +25,6 @@ _EDGES: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EP
 
 IDLE: Final = "nothing moved"
 LASTED: Final = "the connection lasted too long"
-
-
-class Cut(Exception):
-    """A filter ends the connection. `reply` is sent to the client first, where it fits into its socket."""
-
-    def __init__(self, reason: str, reply: bytes = b"") -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.reply = reply
-
-
-class Filter(Protocol):
-    """Looks at what the client sends. `transparent` turns True when it needs to see no more."""
-
-    transparent: bool
-
-    def feed(self, data: bytes) -> bytes:
-        """The bytes that may go on to the server now. Raises Cut."""
 
 
 class Watcher(Protocol):
@@ -53,73 +37,12 @@ class Watcher(Protocol):
         """The end, once. `reason` is "" for a connection that both sides finished."""
 
 
-class _Direction:
-    """One way of a connection: `source` to `sink`, with what the sink hasn't taken yet."""
-
-    __slots__ = ("eof", "filter", "pending", "shut", "sink", "source")
-
-    def __init__(self, source: socket.socket, sink: socket.socket, pending: bytes, filter_: Filter | None) -> None:
-        self.source = source
-        self.sink = sink
-        self.pending = pending
-        self.filter = filter_
-        self.eof = False
-        self.shut = False
-
-    def turn(self, buffer: memoryview) -> tuple[int, bool]:
-        """Move up to one buffer: the bytes that the sink took, and whether it is worth trying again."""
-        moved = 0
-        if self.pending:
-            moved = _send(self.sink, self.pending)
-            self.pending = self.pending[moved:]
-            if self.pending:
-                return moved, False
-        if not self.eof:
-            taken, again = self._carry(buffer)
-            moved += taken
-        else:
-            again = False
-        if self.eof and not self.pending and not self.shut:
-            self.shut = True
-            _shut(self.sink)
-        return moved, again
-
-    def _carry(self, buffer: memoryview) -> tuple[int, bool]:
-        try:
-            count = self.source.recv_into(buffer)
-        except BlockingIOError:
-            return 0, False
-        if count == 0:
-            self.eof = True
-            return 0, False
-        data: memoryview | bytes = buffer[:count]
-        if self.filter is not None and not self.filter.transparent:
-            data = self.filter.feed(bytes(data))
-        taken = _send(self.sink, data)
-        self.pending = bytes(data[taken:])
-        return taken, not self.pending
-
-
-def _send(sink: socket.socket, data: memoryview | bytes) -> int:
-    try:
-        return sink.send(data, socket.MSG_NOSIGNAL) if data else 0
-    except BlockingIOError:
-        return 0
-
-
-def _shut(sink: socket.socket) -> None:
-    try:
-        sink.shutdown(socket.SHUT_WR)
-    except OSError:  # the peer is gone already
-        pass
-
-
 class _Pair:
     """One connection, as the relay's thread sees it."""
 
     __slots__ = ("active_s", "client", "down", "ends_s", "idle_s", "queued", "server", "up", "watcher")
 
-    def __init__(self, up: _Direction, down: _Direction, watcher: Watcher, idle_s: float, lifetime_s: float) -> None:
+    def __init__(self, up: OneWay, down: OneWay, watcher: Watcher, idle_s: float, lifetime_s: float) -> None:
         self.client = up.source
         self.server = up.sink
         self.up = up
@@ -132,7 +55,7 @@ class _Pair:
 
     @property
     def finished(self) -> bool:
-        return self.up.shut and self.down.shut
+        return self.up.finished and self.down.finished
 
     def overdue(self, now_s: float) -> str:
         if self.idle_s and now_s - self.active_s > self.idle_s:
@@ -153,6 +76,7 @@ class Relay:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stop = False
         self._pairs: dict[int, _Pair] = {}
+        self._pipes = Pipes()
 
     def add(
         self,
@@ -170,7 +94,8 @@ class Relay:
         `early_reply` came from the server. 0 seconds is no limit."""
         for end in (client, server):
             end.setblocking(False)
-        up, down = _Direction(client, server, early, filter_), _Direction(server, client, early_reply, None)
+        up = OneWay(client, server, early, filter_, self._pipes)
+        down = OneWay(server, client, early_reply, None, self._pipes)
         with self._lock:
             if self._stop:
                 raise RuntimeError("the relay is closed")
@@ -256,6 +181,8 @@ class Relay:
 
     def _end(self, pair: _Pair, reason: str, reply: bytes = b"") -> bool:
         """Close both sockets; a connection that was broken off ends in a reset, so that nobody takes it for complete."""
+        for way in (pair.up, pair.down):
+            way.close()
         for end in (pair.client, pair.server):
             del self._pairs[end.fileno()]
         if reply:
@@ -284,7 +211,7 @@ def _queue(ready: deque[_Pair], pair: _Pair) -> None:
         ready.append(pair)
 
 
-def _turns(direction: _Direction, buffer: memoryview) -> tuple[int, bool]:
+def _turns(direction: OneWay, buffer: memoryview) -> tuple[int, bool]:
     total = 0
     for _ in range(TURNS):
         moved, again = direction.turn(buffer)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -71,14 +74,58 @@ def test_bytes_go_both_ways_and_an_end_passes_through(relay: Relay) -> None:
     assert (watched.sent, watched.received, watched.reason) == (8, 10, "")
 
 
-def test_more_than_any_buffer_arrives_whole_and_in_order(relay: Relay) -> None:
-    client, server = pair(relay, Watched())
-    data = os.urandom(1 << 16) * 64
+def no_splice(_from: int, _to: int, _count: int, *, flags: int) -> int:
+    raise OSError(errno.EINVAL, "no splice here")
+
+
+def splice_into_pipes_alone(source: int, to: int, count: int, *, flags: int) -> int:
+    """As in a kernel that can take from a socket and not give to one."""
+    if stat.S_ISSOCK(os.fstat(to).st_mode):
+        raise OSError(errno.EINVAL, "no splice here")
+    return SPLICE(source, to, count, flags=flags)
+
+
+SPLICE = os.splice
+
+
+@pytest.mark.parametrize("splice", [SPLICE, no_splice, splice_into_pipes_alone], ids=["pipes", "none", "half"])
+def test_more_than_any_buffer_arrives_whole_and_in_order(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch, splice: Callable[..., int]
+) -> None:
+    monkeypatch.setattr(os, "splice", splice)
+    watched = Watched()
+    client, server = pair(relay, watched)
+    data = os.urandom(1 << 16) * 128
     threading.Thread(target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR))).start()
     received = bytearray()
     while chunk := server.recv(1 << 16):
         received += chunk
     assert received == data
+    server.close()
+    client.close()
+    assert watched.ended.wait(5)
+    assert watched.sent == len(data)
+
+
+def send_and_close(end: socket.socket, data: bytes) -> None:
+    with end, suppress(OSError):
+        end.sendall(data)
+
+
+def test_pipes_of_connections_are_gone_when_they_are(relay: Relay) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        watched = Watched()
+        client, server = pair(relay, watched)
+        sender = threading.Thread(target=send_and_close, args=(client, bytes(8 << 20)))
+        sender.start()
+        left = 6 << 20
+        while left > 0:
+            left -= len(server.recv(1 << 16))
+        server.close()  # in the middle, with a pipe that holds something
+        assert watched.ended.wait(5)
+        sender.join(5)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
 def test_filter_sees_what_the_client_sends_alone(relay: Relay) -> None:

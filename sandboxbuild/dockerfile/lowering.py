@@ -16,11 +16,11 @@ from sandboxbuild.dockerfile.options import LowerOptions, Resolve, Settings, set
 from sandboxbuild.dockerfile.parsing import Dockerfile, parse_trigger
 from sandboxbuild.dockerfile.scope import Scope, Surroundings
 from sandboxbuild.dockerfile.spans import Fault
-from sandboxbuild.dockerfile.stages import SCRATCH, BaseContext, StageGraph, StageInfo
+from sandboxbuild.dockerfile.stages import BaseContext, StageGraph, StageInfo
 from sandboxbuild.errors import Span
 from sandboxbuild.oci.config import ImageConfig
 from sandboxbuild.oci.platform import Platform
-from sandboxbuild.plan.operations import ContextSource, CopyOp, ImageSource
+from sandboxbuild.plan.operations import SCRATCH, ContextSource, CopyOp, ImageSource
 from sandboxbuild.plan.steps import BaseImage, BaseStage, BuildPlan, Scratch, Stage, Step
 
 TRIGGER: Final = "ONBUILD "  # in front of a trigger's text

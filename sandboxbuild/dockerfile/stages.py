@@ -20,10 +20,9 @@ from sandboxbuild.dockerfile.spans import Fault, did_you_mean
 from sandboxbuild.errors import UsageError
 from sandboxbuild.oci.platform import Platform
 from sandboxbuild.oci.reference import is_reference, parse_reference
-from sandboxbuild.plan.operations import ContextSource, FileSource, ImageSource, StageSource
+from sandboxbuild.plan.operations import SCRATCH, ContextSource, FileSource, ImageSource, StageSource
 from sandboxbuild.plan.steps import BaseImage, BaseStage, Scratch
 
-SCRATCH: Final = "scratch"
 _NUMBER: Final = r"[+-]?[0-9]{1,9}"
 _IMAGES: Final = ("docker-image://", "oci-layout://")
 

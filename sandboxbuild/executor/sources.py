@@ -14,7 +14,7 @@ from sandboxbuild.executor.channel import Vertex
 from sandboxbuild.executor.contexts import Contexts
 from sandboxbuild.executor.layers import Layers, Rootfs
 from sandboxbuild.executor.results import StageResults
-from sandboxbuild.plan.operations import ContextSource, FileSource, ImageSource, StageSource
+from sandboxbuild.plan.operations import SCRATCH, ContextSource, FileSource, ImageSource, StageSource
 from sandboxbuild.plan.steps import BaseImage
 from sandboxbuild.snapshotters import Snapshotter
 from sandboxbuild.system.files import open_beneath, read_limited
@@ -79,6 +79,8 @@ class Sources:
     def _rootfs(self, source: StageSource | ImageSource) -> Rootfs:
         if isinstance(source, StageSource):
             return self._results.get(source.stage).rootfs
+        if source.reference == SCRATCH:
+            return Rootfs()
         return self._bases.resolve(BaseImage(source.reference, source.platform)).rootfs
 
 

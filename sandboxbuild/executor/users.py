@@ -71,7 +71,8 @@ def resolve_user(root_fd: int, text: str) -> ResolvedUser:
 def resolve_owner(root_fd: int, text: str) -> tuple[int, int]:
     """The ids of --chown `text`: a name alone brings its primary group, a number alone is both ids, known or not.
 
-    `root` is 0 whatever the files say. Raises UnknownName; InputError for ids that don't exist; LimitExceeded.
+    A colon without a group after it means group 0. `root` is 0 whatever the files say. Raises UnknownName; InputError for
+    ids that don't exist; LimitExceeded.
     """
     name, separator, group = text.partition(":")
     number = 0 if name == "root" else _number(name)
@@ -84,7 +85,9 @@ def resolve_owner(root_fd: int, text: str) -> tuple[int, int]:
         uid, gid = _in_range(user.uid, text), _in_range(user.gid, text)
     else:
         uid = gid = 0
-    return uid, _group_id(root_fd, group) if group else gid
+    if group:
+        gid = _group_id(root_fd, group)
+    return uid, 0 if separator and not group else gid
 
 
 def _group_id(root_fd: int, text: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Union
+from typing import Final, NamedTuple, Union
+
+SCRATCH: Final = "scratch"  # in place of an image: the empty filesystem
 
 
 class StageSource(NamedTuple):
@@ -14,7 +16,7 @@ class StageSource(NamedTuple):
 class ImageSource(NamedTuple):
     """The filesystem of an image that is no stage: `COPY --from=alpine`. `reference` as written, expanded.
 
-    "scratch" is the empty filesystem; "oci-layout://..." a named context that is an image in a layout.
+    SCRATCH is the empty filesystem; "oci-layout://..." a named context that is an image in a layout.
     """
 
     reference: str

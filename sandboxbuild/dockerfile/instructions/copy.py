@@ -35,6 +35,7 @@ ADD_FLAGS: Final = (
     Flag("checksum", TEXT, "Digest of what a URL gives, or a repository's commit."),
     Flag("unpack", SWITCH, "Unpack archives, or don't; without it, local ones are and fetched ones aren't."),
 )
+_NUMBER: Final = r"[-+]?[0-9]+"
 _SYMBOLIC_MODE: Final = r"[ugoa]*+(?:[-+=][rwxXstugo]*+)++(?:,[ugoa]*+(?:[-+=][rwxXstugo]*+)++)*+"
 
 
@@ -70,6 +71,9 @@ class Copy(NamedTuple):
         if new.documents:
             files = tuple((document.name, _bytes(document.content)) for document in new.documents)
             grouped.append((InlineSource(files), ()))
+        link = self.link and not new.chmod  # BuildKit copies in place where there is a mode to set
+        if link:
+            _refuse_names(new.chown)
         op = CopyOp(
             sources=tuple(source for source, _ in grouped),
             paths=tuple(paths for _, paths in grouped),
@@ -78,7 +82,7 @@ class Copy(NamedTuple):
             mode=_checked_mode(new.chmod),
             is_add=self.is_add,
             unpack=self.unpack,
-            link=self.link and not new.chmod,  # BuildKit copies in place where there is a mode to set
+            link=link,
             parents=self.parents,
             exclude=new.exclude,
         )
@@ -156,6 +160,14 @@ def _checked_mode(mode: str) -> str:
         at=mode,
         hint="or symbolic, such as u=rwX,go=rX",
     )
+
+
+def _refuse_names(owner: str) -> None:
+    """The layer of --link is made without the image, so nothing in it says which number a name is."""
+    for name in owner.split(":", 1):
+        if name not in ("", "root") and re.fullmatch(_NUMBER, name) is None:
+            hint = "write its number, or leave --link out"
+            raise Fault(f"--link can't look {name[:100]!r} up in the image", at=name, hint=hint)
 
 
 def _check_checksum(copy: Copy) -> None:

@@ -102,6 +102,8 @@ def test_without_files_there_are_numbers_and_root(empty: int) -> None:
         ("root:root", (0, 0)),
         ("app:root", (1000, 0)),
         (":50", (0, 50)),
+        ("app:", (1000, 0)),
+        ("55:", (55, 0)),
     ],
 )
 def test_an_owner_alone_brings_its_group(rootfs: int, text: str, expected: tuple[int, int]) -> None:

@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "sandboxbuild"
 
 RANKS = {
     "errors": 0, "units": 0, "version": 0, "oci": 1, "fstree": 1, "plan": 2, "policy": 2, "dockerfile": 3, "protocol": 4,
-    "system": 5, "archive": 6, "store": 6, "registry": 6, "contexts": 7, "snapshotters": 7, "exporters": 7, "runtimes": 7, "gateway": 7,
-    "executor": 8, "launcher": 8, "cli": 9,
+    "system": 5, "archive": 6, "store": 6, "registry": 6, "contexts": 7, "snapshotters": 7, "exporters": 7, "runtimes": 7,
+    "gateway": 7, "executor": 8, "launcher": 8, "cli": 9,
 }  # fmt: skip
 
 PURE = frozenset({"errors", "units", "oci", "fstree", "plan", "dockerfile", "protocol"})

@@ -18,12 +18,12 @@ from sandboxbuild.launcher.conversation import Conversation, Observer
 from sandboxbuild.launcher.emulation import emulated_architectures
 from sandboxbuild.launcher.gatewayconfig import ANY_REPOSITORY, gateway_config
 from sandboxbuild.launcher.interruption import Interruption
-from sandboxbuild.launcher.isolation import find_host
+from sandboxbuild.launcher.isolation import Host, confine
 from sandboxbuild.launcher.limits import build_limits
 from sandboxbuild.launcher.outcome import BuildOutcome, Record
 from sandboxbuild.launcher.outputs import check_outputs, write_outputs
 from sandboxbuild.launcher.planning import handed_over, pulled_repositories
-from sandboxbuild.launcher.policies import check_base, resolve_policy
+from sandboxbuild.launcher.policies import check_base
 from sandboxbuild.launcher.refusals import refusal_hint
 from sandboxbuild.launcher.reports import forget_old, write_failure, write_file, write_reports
 from sandboxbuild.launcher.request import image_names, make_request
@@ -107,7 +107,8 @@ class _Build:
     def run(self, stdin: BinaryIO) -> BuildOutcome:
         settings = self.settings
         cache_folder = bundle_folder(self.environ, is_root=os.geteuid() == 0)
-        isolation = with_filter(resolve_policy(settings, self.environ), cache_folder)
+        isolation, host = confine(settings, self.environ, cache_folder)
+        isolation = with_filter(isolation, cache_folder)
         self._limit_time(isolation.build_timeout_s)
         check_outputs(settings.outputs)
         sources = find_sources(settings, stdin, self.environ)
@@ -120,7 +121,7 @@ class _Build:
                 sources = stored_sources(sources, store)
             request = self._request(sources, isolation, ids.mode)
             with located(sources), self._audited():
-                result = self._talk(request, isolation, sources, ids, store)
+                result = self._talk(request, isolation, host, sources, ids, store)
                 self._learn(isolation)
             with self.interruption.raising():
                 descriptor = self._verified(store, result)
@@ -152,7 +153,7 @@ class _Build:
         )
 
     def _talk(
-        self, request: BuildRequest, isolation: Isolation, sources: Sources, ids: idmap.IdPlan, store: Store
+        self, request: BuildRequest, isolation: Isolation, host: Host, sources: Sources, ids: idmap.IdPlan, store: Store
     ) -> BuildSucceeded:
         """Start the sandbox, and let the executor build in it."""
         pulls, named_runs = self._named(sources)
@@ -168,9 +169,7 @@ class _Build:
         )
         threading.Thread(target=messages.prepare, name="messages").start()  # ready when the executor is
         network = "host" if has_host_network(isolation) else "none"
-        cache_folder = bundle_folder(self.environ, is_root=os.geteuid() == 0)
-        host = find_host(isolation.runtime, self.environ, cache_folder)
-        bundle = ensure_bundle(cache_folder)
+        bundle = ensure_bundle(bundle_folder(self.environ, is_root=os.geteuid() == 0))
         plan = SandboxPlan(
             self.build_id,
             sources,
@@ -185,7 +184,7 @@ class _Build:
         with (
             ssh_agents(self.settings.ssh, self.environ) as agents,
             build_limits(
-                isolation.step, self.build_id, self.environ, jobs=request.jobs, by_step=not host.connects_as_root
+                isolation.step, self.build_id, self.environ, jobs=request.jobs, by_step=host.shows_processes
             ) as limits,
             started_sandbox(
                 plan._replace(cgroups=limits.folders),

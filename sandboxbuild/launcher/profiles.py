@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from sandboxbuild.errors import SandboxbuildError
-from sandboxbuild.launcher.isolation import find_host
+from sandboxbuild.launcher.isolation import check_claims, find_host
 
 
 class ProfileState(NamedTuple):
@@ -34,15 +34,18 @@ def list_profiles(environ: Mapping[str, str], cache_folder: str) -> tuple[Profil
     states = []
     for name in found.names(PROFILES):
         profile = load_profile(found, name)
-        enforces = tuple(sorted(load_runtime(found, profile.runtime).enforced(facts)))
-        missing, remedy = _probe(profile.runtime, environ, cache_folder)
+        claims = load_runtime(found, profile.runtime).enforced(facts)
+        missing, remedy, refuted = _probe(name, profile.runtime, environ, cache_folder)
+        enforces = tuple(sorted(claims - refuted))
         states.append(ProfileState(name, profile.runtime, profile.description, enforces, missing, remedy))
     return tuple(states)
 
 
-def _probe(runtime: str, environ: Mapping[str, str], cache_folder: str) -> tuple[str, str]:
+def _probe(profile: str, runtime: str, environ: Mapping[str, str], cache_folder: str) -> tuple[str, str, frozenset[str]]:
+    """What is missing, what would mend it, and which of the runtime's claims aren't so."""
     try:
-        find_host(runtime, environ, cache_folder)
+        host = find_host(runtime, environ, cache_folder)
+        check_claims(profile, runtime, host)
     except SandboxbuildError as error:
-        return error.message, error.hint
-    return "", ""
+        return error.message, error.hint, frozenset()
+    return "", "", frozenset(claim for claim, _ in host.refuted)

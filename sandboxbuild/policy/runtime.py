@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from sandboxbuild.errors import PolicyError
+from sandboxbuild.policy.claims import REFUTED
 from sandboxbuild.policy.document import InvalidPolicy, problems_of
 from sandboxbuild.policy.library import RUNTIMES, Library
 from sandboxbuild.policy.network import Section
@@ -19,6 +20,7 @@ Claim = Literal[
     "ids",  # uid 0 inside is nobody's uid 0 outside
     "syscalls",  # the policy's filter is in force in each step
     "capabilities",
+    "sandbox_filter",  # the bundle's linux.seccomp is in force for all of the sandbox, executor and steps
     "kernel",  # a step's system calls are not the host kernel's to serve
     "memory",
     "pids",
@@ -41,12 +43,14 @@ class Condition(Section):
 class Probe(Section):
     """[probe]: `binary` with `arguments` must succeed; `minimum` is the oldest version, a date or numbers with dots.
 
-    `alternatives` are further arguments of which the first that a sandbox starts with is used.
+    `alternatives` are further arguments of which the first that a sandbox starts with is used. `install` is the command
+    that mends a program that is missing or too old.
     """
 
     arguments: list[str] = []
     minimum: str = ""
     alternatives: list[list[str]] = []
+    install: str = ""
 
 
 class RuntimeFile(Section):
@@ -76,9 +80,9 @@ class RuntimeDescriptor(NamedTuple):
     values: RuntimeFile
 
     def enforced(self, facts: Collection[str]) -> frozenset[str]:
-        """The claims that hold on a host where the probes found `facts`."""
+        """The claims that hold on a host where the probes found `facts`, less those that were refuted."""
         conditional = [claim for fact, condition in self.values.when.items() if fact in facts for claim in condition.enforces]
-        return frozenset([*self.values.enforces, *conditional])
+        return frozenset(claim for claim in [*self.values.enforces, *conditional] if f"{REFUTED}{claim}" not in facts)
 
 
 def load_runtime(library: Library, name: str) -> RuntimeDescriptor:

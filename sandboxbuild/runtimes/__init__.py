@@ -29,7 +29,8 @@ class SandboxSpec(NamedTuple):
     `identity` is the inside uid and gid that the executor runs as, with all capabilities of its own user namespace.
     `scratch` is a folder of this build on the host, or "". A runtime in whose filesystem layers can't be kept as they are puts
     one of its own over it, where the sandbox has SCRATCH_PATH; others leave it alone. The sandbox's first process is put into
-    the groups `cgroups` (folders) before it starts anything.
+    the groups `cgroups` (folders) before it starts anything. `refused_calls` are system calls that nobody in the sandbox may
+    make, for runtimes that filter a sandbox as a whole; to others it is nothing.
     """
 
     build_id: str
@@ -42,6 +43,7 @@ class SandboxSpec(NamedTuple):
     network: str
     scratch: str
     cgroups: tuple[str, ...] = ()
+    refused_calls: tuple[str, ...] = ()
 
 
 class Sandbox(Protocol):

@@ -32,7 +32,6 @@ _LOG: Final = f"{STAGE}/log"
 _PID_FILE: Final = f"{STAGE}/pid"
 _KILLED: Final = 137
 _POLL_S: Final = 0.003
-_START_TIMEOUT_S: Final = 60.0
 _LOG_BYTES: Final = 4096
 _CGROUPS: Final = "/sys/fs/cgroup"
 _UNIFIED: Final = f"{_CGROUPS}/unified"
@@ -46,10 +45,14 @@ def source_path(number: int) -> str:
 class Setup:
     """What the driver sends: plain values. `mounts` are (source, target, writable, idmapped), `config` is config.json.
 
-    `rootless` says that the launcher is a normal user's; `groups_denied` is then whether setgroups(2) is given up.
+    The runtime has `patience_s` for starting it. `rootless` says that the launcher is a normal user's, and `groups_denied` that
+    he has to give up setgroups(2).
     """
 
-    __slots__ = ("arguments", "binary", "cgroup", "config", "gids", "groups_denied", "mounts", "name", "rootless", "uids")
+    __slots__ = (
+        *("arguments", "binary", "cgroup", "config", "gids", "groups_denied"),
+        *("mounts", "name", "patience_s", "rootless", "uids"),
+    )
 
     def __init__(self, message: dict[str, Any]) -> None:
         for name in self.__slots__:
@@ -63,6 +66,7 @@ class Setup:
     groups_denied: bool
     mounts: list[tuple[str, str, bool, bool]]
     name: str
+    patience_s: float
     rootless: bool
     uids: list[tuple[int, int, int]]
 
@@ -156,7 +160,7 @@ def _run_init(setup: Setup, channel: Channel, alive_r: int) -> NoReturn:
         runtime = _start_runtime(setup)
         for fd in (0, 1, 2):
             os.close(fd)
-        _await_start(runtime)
+        _await_start(runtime, setup.patience_s)
         channel.send(("started",))
         channel.close()
         status = _reap_until(runtime)
@@ -276,15 +280,15 @@ def _start_runtime(setup: Setup) -> int:
     return pid
 
 
-def _await_start(runtime: int) -> None:
+def _await_start(runtime: int, patience_s: float) -> None:
     """Until the runtime has written the sandbox's pid. Raises IsolationError with its log where it ends before."""
-    deadline = time.monotonic() + _START_TIMEOUT_S
+    deadline = time.monotonic() + patience_s
     while not os.path.exists(_PID_FILE):
         pid, status = os.waitpid(runtime, os.WNOHANG)
         if pid:
             raise IsolationError(f"the runtime ended with status {os.waitstatus_to_exitcode(status)}: {_last_log()}")
         if time.monotonic() > deadline:
-            raise IsolationError(f"the runtime started nothing in {_START_TIMEOUT_S:g} s: {_last_log()}")
+            raise IsolationError(f"the runtime started nothing in {patience_s:g} s: {_last_log()}")
         time.sleep(_POLL_S)
 
 

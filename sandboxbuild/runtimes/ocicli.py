@@ -16,6 +16,7 @@ from sandboxbuild.runtimes.keeper import ROOTFS, source_path
 from sandboxbuild.runtimes.spec import oci_config, with_scratch
 from sandboxbuild.system import cgroups
 
+PATIENCE_S: Final = 60.0  # for a runtime on a loaded machine
 _OPEN_FILES: Final = 65536
 _FOLDERS: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
@@ -23,13 +24,25 @@ _FOLDERS: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin",
 class OciRuntime:
     """Runtime over `binary` (a name or an absolute path), which is called with `arguments` before the command.
 
-    Every sandbox has a keeper process (keeper.py) that is its Sandbox on this side.
+    With `filtered` it is asked for a filter over the whole sandbox. It has `patience_s` for starting one. Every sandbox has a
+    keeper process (keeper.py) that is its Sandbox on this side.
     """
 
-    def __init__(self, name: str, binary: str, arguments: Sequence[str] = (), *, python: str = sys.executable) -> None:
+    def __init__(
+        self,
+        name: str,
+        binary: str,
+        arguments: Sequence[str] = (),
+        *,
+        filtered: bool = False,
+        patience_s: float = PATIENCE_S,
+        python: str = sys.executable,
+    ) -> None:
         self.name = name
         self._binary = binary
         self._arguments = tuple(arguments)
+        self._filtered = filtered
+        self._patience_s = patience_s
         self._python = python
 
     def launch(self, spec: SandboxSpec) -> HelperSandbox:
@@ -65,11 +78,12 @@ class OciRuntime:
             "arguments": list(self._arguments),
             "binary": binary,
             "cgroup": cgroup,
-            "config": oci_config(spec, sources, ROOTFS, cgroup, _open_files()),
+            "config": oci_config(spec, sources, ROOTFS, cgroup, _open_files(), filtered=self._filtered),
             "gids": [tuple(entry) for entry in spec.gid_ranges],
             "groups_denied": has_single_id(spec),
             "mounts": [tuple(mount) for mount in spec.mounts],
             "name": f"sandboxbuild-{spec.build_id}",
+            "patience_s": self._patience_s,
             "rootless": not is_root,
             "uids": [tuple(entry) for entry in spec.uid_ranges],
         }
@@ -81,12 +95,12 @@ def _open_files() -> int:
     return _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
 
 
-def find_binary(name: str) -> str:
+def find_binary(name: str, install: str = "") -> str:
     """The program's path: in system folders only, whatever PATH says, for it runs with the launcher's rights.
 
-    Raises IsolationError.
+    Raises IsolationError, with the command that would install it as its hint.
     """
     for path in (name,) if os.path.isabs(name) else (f"{folder}/{name}" for folder in _FOLDERS):
         if os.access(path, os.X_OK) and os.path.isfile(path):
             return path
-    raise IsolationError(f"{name} is not installed", hint="`sandboxbuild doctor` says how to install it")
+    raise IsolationError(f"{name} is not installed", hint=install or "`sandboxbuild doctor` says what is missing")

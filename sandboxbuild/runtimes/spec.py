@@ -17,14 +17,23 @@ from sandboxbuild.system.capabilities import IDENTITY_VARIABLE
 OCI_VERSION: Final = "1.0.2"
 _TMP_BYTES: Final = 256 << 20
 _SHM_BYTES: Final = 64 << 20
+# What neither the executor nor a step has a use for, and a kernel most to fear from. Steps have a filter of their own inside.
+REFUSED_CALLS: Final = frozenset(
+    """acct add_key bpf clock_settime delete_module finit_module init_module io_uring_enter io_uring_register io_uring_setup
+    ioperm iopl kexec_file_load kexec_load lookup_dcookie open_by_handle_at perf_event_open quotactl quotactl_fd reboot
+    request_key settimeofday swapoff swapon syslog userfaultfd vhangup""".split()  # noqa: SIM905
+)
 
 Json = dict[str, Any]
 
 
-def oci_config(spec: SandboxSpec, sources: Sequence[str], rootfs: str, cgroup: str, open_files: int) -> Json:
+def oci_config(
+    spec: SandboxSpec, sources: Sequence[str], rootfs: str, cgroup: str, open_files: int, *, filtered: bool = False
+) -> Json:
     """config.json for `spec` with the mounts' sources at `sources`, in their order, and an empty tree at `rootfs`.
 
     Without a `cgroup` the runtime makes none, or goes on where it is not allowed to: its processes stay in the keeper's.
+    With `filtered` the sandbox as a whole is refused REFUSED_CALLS and what the spec adds to them.
     """
     scratch = {mount.target: source for mount, source in zip(spec.mounts, sources, strict=True)}.get(SCRATCH_PATH, "")
     return {
@@ -42,7 +51,19 @@ def oci_config(spec: SandboxSpec, sources: Sequence[str], rootfs: str, cgroup: s
             "resources": {"devices": [{"allow": False, "access": "rwm"}]},
             "maskedPaths": [],
             "readonlyPaths": [],
+            **({"seccomp": _sandbox_filter(spec.refused_calls)} if filtered else {}),
         },
+    }
+
+
+def _sandbox_filter(more: Sequence[str]) -> Json:
+    """Names that a runtime's libseccomp doesn't know it leaves out (runtime-spec config-linux.md, seccomp). EPERM is all that
+    runsc can answer with.
+    """
+    names = sorted(REFUSED_CALLS.union(more))
+    return {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
     }
 
 

@@ -35,3 +35,20 @@ def tree_usage(pid: int) -> Usage:
         shared = max(shared, memory.shared)
         tasks += threads
     return Usage(private + shared, tasks)
+
+
+def tree_commands(pid: int) -> dict[int, str]:
+    """The command lines of all that descends from the process `pid`, by the host's numbers; without its own."""
+    import psutil
+
+    found: dict[int, str] = {}
+    try:
+        descendants = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return found
+    for process in descendants:
+        try:
+            found[process.pid] = " ".join(process.cmdline())
+        except psutil.Error:
+            continue  # ended meanwhile, or nobody's to read
+    return found

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sandboxbuild.errors import SandboxbuildError
 from sandboxbuild.launcher.isolation import check_claims, find_host
 
+_NODE_FILES: Final = (".containerd.toml", ".shim.toml", ".runtimeclass.yaml")
+
 
 class ProfileState(NamedTuple):
-    """One profile. `missing` says why this host can't run it, "" if it can; `remedy` what would mend that."""
+    """One profile. `missing` says why this host can't run it, "" if it can; `remedy` what would mend that. `node_files` are
+    what a Kubernetes node needs for its runtime: containerd's configuration and the RuntimeClass.
+    """
 
     name: str
     runtime: str
@@ -18,6 +23,7 @@ class ProfileState(NamedTuple):
     enforces: tuple[str, ...]
     missing: str
     remedy: str
+    node_files: tuple[str, ...] = ()
 
 
 def list_profiles(environ: Mapping[str, str], cache_folder: str) -> tuple[ProfileState, ...]:
@@ -34,11 +40,19 @@ def list_profiles(environ: Mapping[str, str], cache_folder: str) -> tuple[Profil
     states = []
     for name in found.names(PROFILES):
         profile = load_profile(found, name)
-        claims = load_runtime(found, profile.runtime).enforced(facts)
+        runtime = load_runtime(found, profile.runtime)
         missing, remedy, refuted = _probe(name, profile.runtime, environ, cache_folder)
-        enforces = tuple(sorted(claims - refuted))
-        states.append(ProfileState(name, profile.runtime, profile.description, enforces, missing, remedy))
+        enforces = tuple(sorted(runtime.enforced(facts) - refuted))
+        files = node_files(runtime.path)
+        states.append(ProfileState(name, profile.runtime, profile.description, enforces, missing, remedy, files))
     return tuple(states)
+
+
+def node_files(runtime_file: str) -> tuple[str, ...]:
+    """What lies beside a runtime's file for a node."""
+    stem = runtime_file.removesuffix(".toml")
+    paths = (f"{stem}{ending}" for ending in _NODE_FILES)
+    return tuple(path for path in paths if os.path.isfile(path))
 
 
 def _probe(profile: str, runtime: str, environ: Mapping[str, str], cache_folder: str) -> tuple[str, str, frozenset[str]]:

@@ -58,7 +58,7 @@ LIES = {
 }
 
 
-def configure(builder: Builder, lie: Lie, limits: str = "") -> None:
+def configure(builder: Builder, lie: Lie, limits: str = "", probe: str = "") -> None:
     """A profile `mine` over a runtime `liar`, whose program is the wrapper."""
     runtime_or_skip(lie.program)
     wrapper = builder.folder / "wrapper"
@@ -77,6 +77,7 @@ def configure(builder: Builder, lie: Lie, limits: str = "") -> None:
     (folder / "runtimes" / "liar.toml").write_text(
         f'description = "of a test"\ndriver = "ocicli"\nbinary = "{wrapper}"\narguments = {arguments}\nenforces = [{claims}]\n'
         + ('peer = "root"\n' if lie.program == "runsc" else "")
+        + probe
     )
     builder.environment["XDG_CONFIG_HOME"] = str(builder.folder / "config")
 
@@ -107,3 +108,23 @@ def test_a_limit_that_a_runtime_does_not_hold_is_refused_to_who_asks_for_it(buil
     assert "profile mine asks for limits.open_files" in error
     assert "mine.toml:7" in error
     assert "the runtime liar doesn't enforce" in error
+
+
+def test_a_way_of_starting_that_fails_or_hangs_is_passed_over_and_remembered(builder: Builder) -> None:
+    """As runsc's KVM platform hangs where the device is there and of no use."""
+    log = builder.folder / "log"
+    behave = (
+        f'print(*argv, file=open("{log}", "a")); "--bad" in argv and sys.exit(3); '
+        '__import__("time").sleep(600 * ("--slow" in argv)); argv.remove("--good")'
+    )
+    configure(builder, Lie(behave, ""), probe='[probe]\nalternatives = [["--bad"], ["--slow"], ["--good"]]\n')
+    context = small_context(builder)
+    builder.run("--profile", "mine", context)
+    tried = log.read_text()
+    assert [option for line in tried.splitlines() for option in line.split() if option in ("--bad", "--slow")] == [
+        "--bad",
+        "--slow",
+    ]
+    builder.run("--no-cache", "--profile", "mine", context)
+    assert log.read_text().removeprefix(tried).count("--good") == 1
+    builder.check_nothing_is_left()

@@ -217,7 +217,7 @@ def empty_cgroups() -> set[str]:
     }
 
 
-def configure(builder: Builder, name: str, runtime: str, *, binary: str = "", probe: str = "") -> None:
+def configure(builder: Builder, name: str, runtime: str, *, binary: str = "", more: str = "", probe: str = "") -> None:
     """A profile `name` for `runtime` in the user's own folder, and the runtime's file where `binary` is given."""
     folder = builder.folder / "config" / "sandboxbuild"
     for kind in ("profiles", "runtimes"):
@@ -226,7 +226,7 @@ def configure(builder: Builder, name: str, runtime: str, *, binary: str = "", pr
     (folder / "profiles" / f"{name}.toml").write_text(text)
     if binary:
         claims = 'enforces = ["network", "ids", "syscalls", "capabilities"]'
-        text = f'driver = "ocicli"\nbinary = "{binary}"\ndescription = "of a test"\n{claims}\n{probe}'
+        text = f'driver = "ocicli"\nbinary = "{binary}"\ndescription = "of a test"\n{claims}\n{more}{probe}'
         (folder / "runtimes" / f"{runtime}.toml").write_text(text)
     builder.environment["XDG_CONFIG_HOME"] = str(builder.folder / "config")
 
@@ -242,6 +242,16 @@ def test_a_runtime_that_is_too_old_is_refused(builder: Builder) -> None:
     configure(builder, "mine", "later", binary="crun", probe='[probe]\narguments = ["--version"]\nminimum = "999.1"\n')
     done = builder.fail(6, "--profile", "mine", builder.context({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"}))
     assert "999.1 is the oldest" in done.last_error
+
+
+def test_a_runtime_that_nobody_knew_needs_nothing_but_its_file(builder: Builder, context: Path) -> None:
+    """youki's name, and crun in its place: what is called and how is the file's to say."""
+    runtime_or_skip("crun")
+    arguments = 'arguments = ["--cgroup-manager=disabled"]\n'
+    configure(
+        builder, "mine", "youki", binary="crun", more=arguments, probe='[probe]\narguments = ["--version"]\nminimum = "1"\n'
+    )
+    builder.run("--profile", "mine", context)
 
 
 def test_crun_needs_nothing_but_its_file(builder: Builder, context: Path) -> None:

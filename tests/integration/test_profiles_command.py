@@ -12,3 +12,7 @@ def test_every_packaged_profile_is_listed_and_says_what_is_missing(tmp_path: Pat
     assert {"plain", "gvisor", "runc", "kata", "offline", "hardened"} <= set(states)
     assert states["plain"].missing == ""
     assert "containerd" in states["kata"].missing
+    assert [Path(path).name for path in states["gvisor"].node_files] == [
+        "runsc.containerd.toml", "runsc.shim.toml", "runsc.runtimeclass.yaml",
+    ]  # fmt: skip
+    assert states["plain"].node_files == ()

@@ -16,7 +16,7 @@ from sandboxbuild.system import seccomp
 from sandboxbuild.version import __version__
 
 FOLDER: Final = "filters"
-_FORMAT: Final = 2  # of what is compiled from the same words; a new one, a new number
+_FORMAT: Final = 3  # of what is compiled from the same words; a new one, a new number
 _INSTRUCTION_BYTES: Final = 8
 
 

@@ -22,7 +22,9 @@ _UNKNOWN: Final = -1  # __NR_SCMP_ERROR
 _OPTIMIZE, _BINARY_TREE = 8, 2  # SCMP_FLTATR_CTL_OPTIMIZE, libseccomp 2.5
 _INSTRUCTION: Final = struct.Struct("=HBBI")  # struct sock_filter: code, jt, jf, k
 _RETURN, _JUMP = 0x06, 0x05  # BPF_RET | BPF_K, BPF_JMP | BPF_JA
+_LOAD, _JUMP_ABOVE = 0x20, 0x25  # BPF_LD | BPF_W | BPF_ABS of the call's number, BPF_JMP | BPF_JGT | BPF_K
 _RETURN_ALLOW: Final = 0x7FFF0000
+_RETURN_ERRNO: Final = 0x00050000
 _MAX_INSTRUCTIONS: Final = 4096  # BPF_MAXINSNS
 MAX_PROGRAM_BYTES: Final = _MAX_INSTRUCTIONS * 8
 _LIBRARY: Final = "libseccomp.so.2"
@@ -75,13 +77,23 @@ def compile_rules(rules: Rules) -> bytes:
     seccomp = _library()
     if rules.default is None:
         _check_known(seccomp, rules)
-    main = _filter(seccomp, rules.default, rules.rules)
-    if not rules.refusals:
-        return main
-    joined = chain(_filter(seccomp, None, rules.refusals), main)
-    if len(joined) > MAX_PROGRAM_BYTES:
+    program = _filter(seccomp, rules.default, rules.rules)
+    if rules.refusals:
+        program = chain(_filter(seccomp, None, rules.refusals), program)
+    if rules.default not in (None, _ENOSYS):
+        program = absent_above(max((_number(seccomp, name) for name in rules.names), default=0)) + program
+    if len(program) > MAX_PROGRAM_BYTES:
         raise PolicyError(f"the syscall profile needs more than {_MAX_INSTRUCTIONS} instructions")
-    return joined
+    return program
+
+
+def absent_above(number: int) -> bytes:
+    """A beginning that lets calls above `number` seem absent: the profile is older than they are, and has no word for them.
+
+    Programs fall back to an older call for ENOSYS, and give up for EPERM.
+    """
+    beginning = ((_LOAD, 0, 0, 0), (_JUMP_ABOVE, 0, 1, max(number, 0)), (_RETURN, 0, 0, _RETURN_ERRNO | _ENOSYS))
+    return b"".join(_INSTRUCTION.pack(*instruction) for instruction in beginning)
 
 
 def chain(first: bytes, second: bytes) -> bytes:

@@ -154,13 +154,61 @@ def entry(names: list[str], action: str = "SCMP_ACT_ALLOW", **fields: object) ->
     return {"names": names, "action": action, **fields}
 
 
+OPERATORS = {"NE": "__ne__", "EQ": "__eq__", "LT": "__lt__", "LE": "__le__", "GT": "__gt__", "GE": "__ge__"}
+VALUES = st.one_of(st.integers(0, 60), st.sampled_from([2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]))
+
+
 @x86_only
-def test_not_equal_is_a_refusal_of_the_equal_value() -> None:
-    only_not_vsock = entry(["socket"], args=[{"index": 0, "value": 40, "op": "SCMP_CMP_NE"}])
-    made = seccomp.compile_profile(document(syscalls=[only_not_vsock]), capabilities=[])
-    assert run(made, 41, 2) == ALLOW
-    assert run(made, 41, 40) == errno(1)
-    assert run(made, 41, 1 << 32 | 40) == errno(1)
+@given(operator=st.sampled_from(sorted(OPERATORS)), value=VALUES, given_value=VALUES, upper=st.integers(0, 2**32 - 1))
+@settings(max_examples=150, deadline=None)
+@pytest.mark.parametrize("action", ["SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"])
+def test_32_bits_are_compared_as_32_bits_by_every_operator(
+    action: str, operator: str, value: int, given_value: int, upper: int
+) -> None:
+    compared = entry(["socket"], action, args=[{"index": 0, "value": value, "op": f"SCMP_CMP_{operator}"}], errnoRet=13)
+    others = [] if action == "SCMP_ACT_ALLOW" else [entry(["socket"])]
+    made = seccomp.compile_profile(document(syscalls=[compared, *others]), capabilities=[])
+    holds = getattr(given_value, OPERATORS[operator])(value)
+    yes, no = (ALLOW, errno(1)) if action == "SCMP_ACT_ALLOW" else (errno(13), ALLOW)
+    assert run(made, NUMBERS["socket"], upper << 32 | given_value) == (yes if holds else no)
+
+
+@x86_only
+def test_inequalities_of_two_rules_are_two_ways_to_be_allowed() -> None:
+    """As containers/common writes it: no audit protocol of netlink, any other socket."""
+    either = [entry(["socket"], args=[{"index": n, "value": value, "op": "SCMP_CMP_NE"}]) for n, value in ((0, 16), (2, 9))]
+    made = seccomp.compile_profile(document(syscalls=either), capabilities=[])
+    assert [run(made, 41, *arguments) for arguments in ((2, 1, 9), (16, 3, 0), (16, 3, 9))] == [ALLOW, ALLOW, errno(1)]
+
+
+@x86_only
+@pytest.mark.parametrize(("fields", "expected"), [({}, 1), ({"defaultErrno": "EACCES"}, 13), ({"defaultErrnoRet": 13}, 13)])
+def test_a_call_that_is_newer_than_the_profile_seems_absent(fields: dict[str, object], expected: int) -> None:
+    made = seccomp.compile_profile(document(syscalls=[entry(["openat2"])], **fields), capabilities=[])
+    assert run(made, NUMBERS["openat2"]) == ALLOW
+    assert run(made, NUMBERS["mount"]) == errno(expected)
+    assert {run(made, number) for number in (438, 500, 0x40000000, 0x3FFFFFFF)} == {errno(38)}
+    assert run(made, 5, arch=I386) == errno(38)
+
+
+@x86_only
+def test_an_errno_has_a_number_or_a_name() -> None:
+    named = entry(["mount"], "SCMP_ACT_ERRNO", errno="EACCES", errnoRet=13)
+    made = seccomp.compile_profile(document(syscalls=[named], flags=["SECCOMP_FILTER_FLAG_TSYNC"]), capabilities=[])
+    assert run(made, NUMBERS["mount"]) == errno(13)
+
+
+CONTAINERS_COMMON = Path("/usr/share/containers/seccomp.json")
+
+
+@x86_only
+@pytest.mark.skipif(not CONTAINERS_COMMON.exists(), reason="needs golang-github-containers-common, which buildah brings")
+def test_the_profile_of_podman_and_buildah_is_taken_as_it_is() -> None:
+    made = seccomp.compile_profile(CONTAINERS_COMMON.read_bytes(), capabilities=["CHOWN", "SYS_CHROOT"])
+    assert run(made, NUMBERS["read"]) == run(made, NUMBERS["socket"], 16, 3, 0) == ALLOW
+    assert run(made, NUMBERS["socket"], 16, 3, 9) == errno(22)
+    assert run(made, NUMBERS["kexec_load"]) == run(made, NUMBERS["bpf"]) == errno(1)
+    assert run(made, 600) == run(made, NUMBERS["read"], arch=I386) == errno(38)
 
 
 @x86_only
@@ -211,7 +259,12 @@ def test_kernel_versions_are_compared_as_numbers() -> None:
         b"{}",
         b'{"defaultAction": "SCMP_ACT_ERRNO", "defaultAction": "SCMP_ACT_ALLOW"}',
         b'{"defaultAction": "SCMP_ACT_LOG"}',
-        b'{"defaultAction": "SCMP_ACT_ERRNO", "flags": []}',
+        document(flags=["SECCOMP_FILTER_FLAG_LOG"]),
+        document(flags="SECCOMP_FILTER_FLAG_TSYNC"),
+        document(listenerPath="/run/listener"),
+        document(defaultErrno="EWRONG"),
+        document(defaultErrno="__doc__"),
+        document(defaultErrno="EPERM", defaultErrnoRet=38),
         document(defaultErrnoRet=0),
         document(defaultErrnoRet=5000),
         document(defaultErrnoRet=True),
@@ -223,7 +276,8 @@ def test_kernel_versions_are_compared_as_numbers() -> None:
         document(syscalls=[entry(["read"], args=[{"index": 6, "value": 0, "op": "SCMP_CMP_EQ"}])]),
         document(syscalls=[entry(["read"], args=[{"index": 0, "value": -1, "op": "SCMP_CMP_EQ"}])]),
         document(syscalls=[entry(["read"], args=[{"index": 0, "value": 0, "op": "EQ"}])]),
-        document(syscalls=[entry(["ioctl"], args=[{"index": 1, "value": 5, "op": "SCMP_CMP_GT"}])]),
+        document(syscalls=[entry(["ioctl"], args=[{"index": n, "value": 5, "op": "SCMP_CMP_NE"} for n in (1, 1.5)])]),
+        document(syscalls=[entry(["socket"], args=[{"index": n, "value": 5, "op": "SCMP_CMP_NE"} for n in (0, 1, 2)])]),
         document(syscalls=[entry(["read"], includes={"arch": ["amd64"]})]),
         document(syscalls=[entry(["read"], includes={"minKernel": "new"})]),
         document(archMap=[{"architecture": "SCMP_ARCH_MIPS"}]),

@@ -20,6 +20,10 @@ class AddressRefused(RegistryError):
     """A name leads only to addresses that this connection may not go to."""
 
 
+class NoAddress(RegistryError):
+    """A name that doesn't exist, or has no address: asking again at once is of no use."""
+
+
 def classify(text: str) -> str:
     """The class of a literal address (policy.addresses). Raises ValueError for other text."""
     return class_of(ipaddress.ip_address(text.partition("%")[0]))
@@ -50,12 +54,12 @@ def connect(
 ) -> tuple[socket.socket, str]:
     """A TCP connection to `host`, and the address it went to. `allowed(address, class)` is asked for each address.
 
-    Raises AddressRefused when no address is allowed, OSError when there is none, or none answers.
+    Raises AddressRefused when no address is allowed, NoAddress when there is none, OSError when none answers.
     """
     bare = host.strip("[]")
     addresses = [bare] if is_literal(bare) else system_lookup(bare) if is_loopback_host(bare) else lookup(bare)
     if not addresses:
-        raise OSError(f"{host} has no address")
+        raise NoAddress(f"{host} has no address")
     permitted = [address for address in addresses if allowed(address, classify(address))]
     if not permitted:
         kinds = ", ".join(sorted({classify(address) for address in addresses}))

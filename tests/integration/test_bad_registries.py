@@ -171,6 +171,19 @@ def test_a_build_does_not_wait_for_a_registry_longer_than_its_timeout(
     assert time.monotonic() - started < 10
 
 
+def test_a_registry_that_hangs_is_given_up_by_the_gateway_with_one_clear_error(
+    builder: Builder, upstream: BadRegistry, served: Served, context: Path
+) -> None:
+    def hang(_handler: BaseHTTPRequestHandler) -> None:
+        upstream.stopping.wait(60)
+
+    layer_answer(upstream, served, hang)
+    started = time.monotonic()
+    done = builder.fail(5, "--registry-timeout", "1s", context)
+    assert f"{upstream.host} hangs: nothing came for 1 s" in done.last_error
+    assert time.monotonic() - started < 45
+
+
 def test_a_full_disk_during_a_pull_is_a_limit(builder: Builder, upstream: BadRegistry, served: Served, context: Path) -> None:
     small = builder.folder / "small"
     small.mkdir()

@@ -29,6 +29,7 @@ from tests.integration.registry_fixtures import (
     TokenRegistry,
     TokenServer,
     gateway_for,
+    make_authority,
     plain_registry,
     read_blob_whole,
     running_registry,
@@ -130,6 +131,37 @@ def test_an_unverified_host_may_have_any_certificate(secure_registry: RunningReg
     auth = str(secure_registry.auth_file(tmp_path))
     with gateway_for(tmp_path, registries=access(f"{host}/team/app:1"), unverified_hosts=(host,), auth_file=auth) as sandboxed:
         push_and_pull(sandboxed, host)
+
+
+def test_authorities_may_come_from_the_environment(
+    secure_registry: RunningRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SSL_CERT_FILE is OpenSSL's; a bundle takes the place of all others; a file that isn't there is named."""
+    auth = str(secure_registry.auth_file(tmp_path))
+    with gateway_for(tmp_path, auth_file=auth, ca_bundle=str(secure_registry.authority)) as sandboxed:
+        assert sandboxed.repository(secure_registry.host, "a").has_manifest("1") is False
+    monkeypatch.setenv("SSL_CERT_FILE", str(secure_registry.authority))
+    with gateway_for(tmp_path, auth_file=auth) as sandboxed:
+        assert sandboxed.repository(secure_registry.host, "a").has_manifest("1") is False
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "absent"))
+    with gateway_for(tmp_path, auth_file=auth) as sandboxed, pytest.raises(RegistryError, match="SSL_CERT_FILE names /"):
+        sandboxed.repository(secure_registry.host, "a").get_manifest("1")
+
+
+def test_a_registry_that_wants_our_certificate_gets_it(tmp_path: Path) -> None:
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    authority, path = make_authority(folder)
+    ours = folder / "ours.pem"
+    authority.issue_cert("client@example.com").private_key_and_cert_chain_pem.write_to_path(ours)
+    wanted = f"    clientcas: [{path}]\n"
+    with running_registry(folder, wanted, authority.issue_cert("127.0.0.1")) as registry:
+        trusted = ((registry.host, str(path)),)
+        certificates = ((registry.host, str(ours), str(ours)),)
+        with gateway_for(tmp_path, authorities=trusted, client_certificates=certificates) as sandboxed:
+            assert sandboxed.repository(registry.host, "a").has_manifest("1") is False
+        with gateway_for(tmp_path, authorities=trusted) as sandboxed, pytest.raises(RegistryError):
+            Repository(sandboxed.transport, registry.host, "a", retry=Retry(RetryPolicy(attempts=1))).has_manifest("1")
 
 
 def test_a_wrong_password_names_the_file_and_entry_that_it_came_from(secure_registry: RunningRegistry, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from sandboxbuild.gateway.addresses import PUBLIC, Classified
 
 from sandboxbuild.executor import network
 from sandboxbuild.executor.names import StandIns
@@ -23,6 +22,7 @@ from sandboxbuild.gateway import egress, rules
 from sandboxbuild.gateway.audit import CONNECT
 from sandboxbuild.gateway.egress import Egress, Opened
 from sandboxbuild.gateway.rules import Allowed
+from sandboxbuild.policy.addresses import PUBLIC, Classified
 from sandboxbuild.policy.isolation import Allow, NetworkRules
 from sandboxbuild.protocol.http1 import Body
 from tests.support.own_network import Ear

@@ -66,7 +66,7 @@ class Layers:
         self._source = source
         self._compression = compression
         self._epoch_s = epoch_s
-        self._locks: dict[str, threading.Lock] = {}
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._guard = threading.Lock()
 
     def directories(self, rootfs: Rootfs, vertex: Vertex) -> list[str]:
@@ -115,9 +115,10 @@ class Layers:
         self._store.layers.commit(target, rootfs.plus(layer).chain_id)
         return layer
 
-    def _lock(self, name: str) -> threading.Lock:
+    def _lock(self, kind: str, name: str) -> threading.Lock:
+        """One for each name of each kind: an uncompressed lowest layer has its blob's digest as its chain's id."""
         with self._guard:
-            return self._locks.setdefault(name, threading.Lock())
+            return self._locks.setdefault((kind, name), threading.Lock())
 
     def _fetch_ahead(self, layers: Sequence[LayerRef], vertex: Vertex) -> None:
         """Fetch what will be unpacked soon; an error is left to the unpacking, which meets it again."""
@@ -127,7 +128,7 @@ class Layers:
             return
 
     def _unpacked(self, prefix: Rootfs, parents: Sequence[str], vertex: Vertex) -> str:
-        with self._lock(prefix.chain_id):
+        with self._lock("chain", prefix.chain_id):
             path = self._store.layers.path(prefix.chain_id)
             if path is not None:
                 return path
@@ -139,7 +140,7 @@ class Layers:
 
     def _read(self, layer: LayerRef, target: str, parents: Sequence[str], vertex: Vertex) -> None:
         described = layer.descriptor
-        with self._lock(described.digest):
+        with self._lock("blob", described.digest):
             if self._store.blobs.has(described.digest):
                 with self._store.blobs.open(described.digest) as stream:
                     read_layer(stream, described, layer.diff_id, target, parents=parents)
@@ -150,7 +151,7 @@ class Layers:
                 ingest.commit(described.digest)
 
     def _fetch(self, layer: LayerRef, vertex: Vertex) -> None:
-        with self._lock(layer.descriptor.digest):
+        with self._lock("blob", layer.descriptor.digest):
             if self._store.blobs.has(layer.descriptor.digest):
                 return
             stream = self._open(layer, vertex)

@@ -21,6 +21,7 @@ REFUSE: Final = "refuse"
 PULL: Final = "pull"
 PUSH: Final = "push"
 FETCH: Final = "fetch"
+NAME: Final = "name"  # a name that was looked up and that only learning let through
 STEP: Final = "step"  # the stage and text of a step that begins; `name` is the text
 
 

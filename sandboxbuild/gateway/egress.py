@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from sandboxbuild.gateway.audit import CONNECT, FETCH, REFUSE, AuditLog, Record
+from sandboxbuild.gateway.audit import CONNECT, FETCH, NAME, REFUSE, AuditLog, Record
 from sandboxbuild.gateway.limits import Meter, time_limit_key
 from sandboxbuild.gateway.resolver import Resolver, Unresolved
 from sandboxbuild.gateway.rules import RUN, Admitted, Allowed, Asker, Refused, admit, choose
@@ -68,10 +68,12 @@ class Egress:
             raise Denied(refused) from error
 
     def ask_name(self, asker: Asker, name: str) -> Admitted | Refused:
-        """Whether a name may be asked for on some port. Resolves nothing; a refusal is logged."""
+        """Whether a name may be asked for on some port. Resolves nothing; a refusal is logged, and a name that is learned."""
         verdict = admit(self._rules, asker, name)
         if isinstance(verdict, Refused):
             self._log_refusal(asker, name, 0, verdict)
+        elif self._rules.learning:
+            self._audit.write(Record(NAME, asker.step, asker.stage, name, learned=True))
         return verdict
 
     def open(self, asker: Asker, host: str, port: int) -> Opened:

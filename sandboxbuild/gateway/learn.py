@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from sandboxbuild.gateway.audit import CONNECT, FETCH, PULL, Record
+from sandboxbuild.gateway.audit import CONNECT, FETCH, NAME, PULL, Record
 from sandboxbuild.policy.addresses import PUBLIC, SPECIAL, classify, parse_addresses
 from sandboxbuild.policy.carried import carried_sections, source_section
 from sandboxbuild.policy.isolation import Allow, Isolation
@@ -22,7 +22,8 @@ _HEAD: Final = """\
 def learn(records: Iterable[Record], isolation: Isolation) -> str:
     """A policy's text: the hosts and ports that steps and fetches reached, the repositories and digests that were pulled.
 
-    All the rest is that of `isolation`, under which the build ran.
+    All the rest is that of `isolation`, under which the build ran. A name that was looked up and never connected to has no
+    port that could be allowed: a comment tells of it.
     """
     kept = tuple(records)
     network = isolation.network
@@ -30,8 +31,9 @@ def learn(records: Iterable[Record], isolation: Isolation) -> str:
     fetches = _reached((r for r in kept if r.kind == FETCH), network.fetch)
     pulls = {record.name: None for record in kept if record.kind == PULL and record.name and not record.reason}
     digests = {f"{r.name}:{r.reference}": r.digest for r in kept if r.kind == PULL and r.digest and _is_tag(r.reference)}
+    idle = sorted({record.name for record in kept if record.kind == NAME} - {host for host, _ in steps})
     sections = (
-        _network("run", steps),
+        "\n".join((_network("run", steps), *(f"# looked up, and never connected to: {json.dumps(name)}" for name in idle))),
         _network("fetch", fetches),
         "[registries]\nfrom_dockerfile = false\npull = " + _array(map(json.dumps, sorted(pulls))),
         source_section(isolation.sources),

@@ -51,8 +51,10 @@ def main() -> None:
 
 
 def harden() -> None:
-    """Neither a core file nor a tracer of the same user may see the credentials."""
+    """Neither a core file nor a tracer of the same user may see the credentials. As many open files as there may be."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     prctl(_PR_SET_DUMPABLE, 0)
 
 

@@ -56,14 +56,16 @@ class StepBook:
         self._lock = threading.Lock()
 
     def declare(self, step: str, stage: str, run: str, secrets: Sequence[str] = (), agents: Sequence[str] = ()) -> Asker:
-        """A step begins. Raises ValueError for what can't be a step, NotDue for ids that the Dockerfile doesn't let it name."""
+        """A step begins, once. Raises ValueError for what is no step, NotDue for ids that the Dockerfile has no RUN for."""
         if not STEP.fullmatch(step) or len(stage) > TEXT_LIMIT or len(run) > TEXT_LIMIT:
             raise ValueError("a step that can't be declared")
         if max(len(secrets), len(agents)) > IDS_LIMIT or not all(ID.fullmatch(one) for one in (*secrets, *agents)):
             raise ValueError("ids that can't be a secret's or an agent's, or too many of them")
         with self._lock:
-            if step in self._steps or len(self._steps) >= STEPS_LIMIT:
-                raise ValueError("a step that was declared before, or one too many")
+            if step in self._steps:
+                raise NotDue(f"step {step} has begun before: a gateway serves one build, and a step once")
+            if len(self._steps) >= STEPS_LIMIT:
+                raise NotDue(f"the build has more than {STEPS_LIMIT} steps")
             if secrets or agents:
                 self._count(stage, run, secrets, agents)
             asker = Asker(step, RUN, stage, run)

@@ -80,9 +80,13 @@ class StepRoutes:
         try:
             self._book.declare(step, *said)
         except NotDue as error:
-            reason, hint = str(error), "write the mount into the Dockerfile itself; triggers of base images get no secrets"
-            self._audit.write(Record(REFUSE, step, said.stage, name="handover", reason=reason, hint=hint))
-            return _refusal(Refused(reason, hint, "handover"))
+            hint = (
+                "triggers of base images get no secrets: write the RUN into the Dockerfile"
+                if said.secrets or said.agents
+                else ""
+            )
+            self._audit.write(Record(REFUSE, step, said.stage, name="step", reason=str(error), hint=hint))
+            return _refusal(Refused(str(error), hint, "step"))
         self._audit.write(Record(STEP, step, said.stage, said.run))
         return Answer(200, b"{}")
 
@@ -152,4 +156,4 @@ def _refusal(refused: Refused) -> Answer:
 
 
 def _error(status: int, code: str, message: str) -> Answer:
-    return Answer(status, json.dumps({"errors": [{"code": code, "message": message}]}).encode("ascii"))
+    return Answer(status, json.dumps({"errors": [{"code": code, "message": message}]}).encode("ascii"), code.lower())

@@ -6,10 +6,10 @@ import os
 from typing import Final
 
 from sandboxbuild.errors import InputError
-from sandboxbuild.gateway.audit import CONNECT, FETCH, PULL, REFUSE, Record, record_line
+from sandboxbuild.gateway.audit import CONNECT, FETCH, NAME, PULL, REFUSE, Record, record_line
 
 KEPT_LIMIT: Final = 20_000
-_KEPT: Final = frozenset({CONNECT, FETCH, PULL, REFUSE})
+_KEPT: Final = frozenset({CONNECT, FETCH, NAME, PULL, REFUSE})
 
 
 class AuditTrail:

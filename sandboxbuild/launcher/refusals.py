@@ -35,7 +35,8 @@ def _distinct(records: Iterable[Record]) -> list[str]:
 
 
 def _reason(record: Record) -> str:
-    where = f"{record.name}:{record.port}: " if record.name and record.name not in record.reason else ""
+    name = f"{record.name}:{record.port}" if record.port else record.name
+    where = f"{name}: " if record.name and record.name not in record.reason else ""
     return f"{where}{record.reason}" + (f" ({record.hint})" if record.hint else "")
 
 

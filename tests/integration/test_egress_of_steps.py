@@ -14,6 +14,7 @@ from sandboxbuild.gateway.audit import CONNECT
 from sandboxbuild.gateway.learn import learn
 from sandboxbuild.policy.document import read_policy
 from sandboxbuild.policy.isolation import Allow, Budget, NetworkRules
+from sandboxbuild.policy.resolve import isolation_of
 from tests.support.small_gateway import SmallGateway
 from tests.support.step_namespace import step_namespace
 from tests.support.world import BIG_BYTES, Names, World, world
@@ -165,7 +166,7 @@ def test_learned_policy_passes_the_same_step_and_no_other_name(tmp_path: Path, o
     ):
         assert step.run(*command)[0] == 0
         time.sleep(0.2)
-        text = learn(gateway.audit.records())
+        text = learn(gateway.audit.records(), isolation_of(read_policy("base.toml", b""), "mine", "r"))
     rules = read_policy("learned.toml", text.encode()).document.network.value()
     again = tmp_path / "again"
     again.mkdir()

@@ -82,14 +82,14 @@ def test_a_step_that_names_nothing_is_taken_whatever_it_is() -> None:
 def test_a_step_begins_once_and_gets_nothing_in_its_name_once_it_has_ended() -> None:
     book = StepBook()
     book.declare("1", "0", "RUN z")
-    with pytest.raises(ValueError, match="before"):
+    with pytest.raises(NotDue, match="before"):
         book.declare("1", "0", "RUN z", ["a"])
     book.end("1")
     book.end("1")
     for ask in (lambda: book.asker("1"), lambda: book.take_secret("1", "a")):
         with pytest.raises(NotDue, match="step 1 has ended"):
             ask()
-    with pytest.raises(ValueError, match="before"):
+    with pytest.raises(NotDue, match="before"):
         book.declare("1", "0", "RUN z")
     with pytest.raises(ValueError, match="never"):
         book.end("2")
@@ -110,9 +110,9 @@ def test_names_and_connections_of_a_step_are_refused_after_its_end() -> None:
 def test_what_is_refused_is_told_and_logged() -> None:
     audit = AuditLog()
     answer = declare({"stage": "0", "run": "RUN z", "secrets": ["a"]}, StepBook(NAMED), audit)
-    assert (answer.status, answer.refused) == (403, "handover")
+    assert (answer.status, answer.refused) == (403, "step")
     assert b"secret a: no RUN of the Dockerfile names it" in answer.body
-    assert [(record.kind, record.step, record.name) for record in audit.records()] == [("refuse", "7", "handover")]
+    assert [(record.kind, record.step, record.name) for record in audit.records()] == [("refuse", "7", "step")]
 
 
 @pytest.mark.parametrize(

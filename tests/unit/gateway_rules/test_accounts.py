@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandboxbuild.gateway.audit import CONNECT, FETCH, PULL, REFUSE, AuditLog, Record, read_records, record_line
+from sandboxbuild.gateway.audit import CONNECT, FETCH, NAME, PULL, REFUSE, AuditLog, Record, read_records, record_line
 from sandboxbuild.gateway.learn import learn
 from sandboxbuild.gateway.limits import Meter
 from sandboxbuild.policy.document import read_policy
@@ -119,6 +119,17 @@ def test_learned_policy_holds_what_was_reached_and_nothing_else() -> None:
         "syscalls": {"profile": "default"},
     }
     assert read_policy("learned.toml", text.encode()).document.network.run.allow
+
+
+def test_name_that_was_only_looked_up_is_told_and_not_allowed() -> None:
+    records = [
+        Record(NAME, "1", name="files.example.com", learned=True),
+        Record(NAME, "1", name="idle.example.com", learned=True),
+        Record(CONNECT, "1", name="files.example.com", port=443, address="93.184.216.34"),
+    ]
+    text = learn(records, under(""))
+    assert '# looked up, and never connected to: "idle.example.com"\n' in text
+    assert tomllib.loads(text)["network"]["run"]["allow"] == ["files.example.com:443"]
 
 
 def test_nothing_reached_is_a_policy_that_allows_nothing() -> None:

@@ -1,7 +1,7 @@
 """Tar members -> a directory, by descriptors. What each whiteout does is `hiding`'s, where parents come from `directories`'.
 
-A name that would leave the root is an error; an absolute one is the root's. Nothing is written through a link: what stands in
-the way of an entry is removed first, and metadata goes to descriptors.
+A name that would leave the root is an error, or stops there; an absolute one is the root's. Nothing is written through a link:
+what stands in the way of an entry is removed first, and metadata goes to descriptors.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Unpacker:
     """Unpacks one archive below `root_fd` (borrowed, opened for reading), at `prefix` there. Use once, then close().
 
     `hiding` says what whiteouts do. `owner` is given to all entries instead of their own. `lowers` gives parents that the
-    archive doesn't list their metadata. Raises `error` for entries that can't be, IsolationError for ids that can't be had,
-    LimitExceeded also for a full disk.
+    archive doesn't list their metadata. `clamps` says that `..` stops at the root; else a name that climbs over it is an error.
+    Raises `error` for entries that can't be, IsolationError for ids that can't be had, LimitExceeded also for a full disk.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Unpacker:
         lowers: LowerLayers | None = None,
         prefix: bytes = b"",
         owner: tuple[int, int] | None = None,
+        clamps: bool = False,
     ) -> None:
         self._root_fd = root_fd
         self._reader = reader
@@ -56,6 +57,7 @@ class Unpacker:
         self._lowers = lowers
         self._prefix = prefix
         self._owner = owner
+        self._clamps = clamps
         self._directories = Directories(root_fd, self)
         self._times: dict[bytes, int] = {}
         self.entries = 0
@@ -106,15 +108,15 @@ class Unpacker:
             self._hiding.wrote(path)
 
     def _clean(self, raw: bytes, entry: bytes) -> bytes:
-        """A name in the archive as a path below the root: without `.`, `..` and empty parts. Leaving the root is an error."""
+        """A name in the archive as a path below the root: without `.`, `..` and empty parts."""
         parts = raw.split(b"/")
         if b"" in parts or b"." in parts or b".." in parts:
             clean: list[bytes] = []
             for part in parts:
                 if part == b"..":
-                    if not clean:
+                    if not clean and not self._clamps:
                         raise self._error(f"the entry {shown(entry)} would leave the root: {shown(raw)}")
-                    clean.pop()
+                    del clean[-1:]
                 elif part not in (b"", b"."):
                     clean.append(part)
             parts = clean

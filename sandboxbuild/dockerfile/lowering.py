@@ -176,7 +176,7 @@ class _Lowering:
         return self._finished(stage) if info.number == self.graph.target else stage
 
     def _base_config(self, info: StageInfo) -> ImageConfig:
-        """The config below the first instruction: triggers gone, PATH set, WORKDIR clean."""
+        """The config below the first instruction: triggers gone, PATH set, WORKDIR absolute."""
         if isinstance(info.base, BaseStage):
             return self._scopes[info.base.stage].config._replace(onbuild=())
         if isinstance(info.base, BaseImage):
@@ -187,7 +187,9 @@ class _Lowering:
             config = config._replace(working_dir="/")
         if "PATH" not in dict(config.env):
             config = config._replace(env=(*config.env, ("PATH", DEFAULT_PATH)))
-        workdir = absolute_path("/", config.working_dir) if config.working_dir else ""
+        workdir = config.working_dir
+        if workdir and not workdir.startswith("/"):
+            workdir = absolute_path("/", workdir)
         return config._replace(created="", onbuild=(), working_dir=workdir)
 
     def _check_platform(self, info: StageInfo, config: ImageConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 from sandboxbuild.dockerfile import limits
 from sandboxbuild.dockerfile.checks import Linter
 from sandboxbuild.dockerfile.expansion import Expansion, Mode, expand
+from sandboxbuild.dockerfile.instructions.workdir import absolute_path
 from sandboxbuild.dockerfile.limits import Budget
 from sandboxbuild.dockerfile.spans import Fault, Place
 from sandboxbuild.oci.config import ImageConfig
@@ -101,7 +102,8 @@ class Scope:
 
     @property
     def workdir(self) -> str:
-        return self.config.working_dir or "/"
+        """Absolute and clean, whatever the config has."""
+        return absolute_path("/", self.config.working_dir)
 
     def set_variable(self, name: str, value: str) -> None:
         """As seen by what follows; the config isn't touched. Raises a Fault for what no environment can hold."""

@@ -41,10 +41,11 @@ def split_once(text: str) -> tuple[str, str]:
 @lru_cache(maxsize=2)
 def _word_pattern(escape: str) -> re.Pattern[str]:
     mark = re.escape(escape)
+    escaped = rf"(?!{mark}\Z){mark}[\s\S]"  # asks first: a body of (...)*+ that fails half-way goes wrong in CPython 3.11
     pieces = (
-        rf"{mark}[\s\S]",
+        escaped,
         r"'[^']*+'?",
-        rf'"(?:{mark}[\s\S]|[^"{mark}])*+"?',
+        rf'"(?:{escaped}|[^"{mark}])*+"?',
         rf"[^{SPACE}'\"{mark}]",
     )
     return re.compile(rf"[{SPACE}]*+((?:{'|'.join(pieces)})*+)(?:{mark}\Z)?")
@@ -68,7 +69,7 @@ def split_quoted(text: str, escape: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1)
 def _flag_patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
     """White space; and a piece of a word: escaped, in one quote, in the other, plain, or a last lone backslash."""
-    piece = rf"""\\([\s\S])|'((?:\\[\s\S]|[^'\\])*+)'?|"((?:\\[\s\S]|[^"\\])*+)"?|([^{SPACE}'"\\]++)|\\\Z"""
+    piece = rf"""\\([\s\S])|'((?:(?!\\\Z)\\[\s\S]|[^'\\])*+)'?|"((?:(?!\\\Z)\\[\s\S]|[^"\\])*+)"?|([^{SPACE}'"\\]++)|\\\Z"""
     return re.compile(rf"[{SPACE}]*+"), re.compile(piece)
 
 
@@ -100,15 +101,19 @@ def _flag_word(text: str, position: int, piece: re.Pattern[str]) -> tuple[str, i
 
 
 def json_strings(text: str) -> tuple[str, ...] | None:
-    """The elements of a JSON array of strings, or None if `text` is anything else."""
+    """The elements of a JSON array of strings, or None if `text` is no JSON array. Raises a Fault for one of other things."""
     if not text.startswith("["):
         return None
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, list):
         return None
+    if not all(isinstance(item, str) for item in value):
+        raise Fault(
+            "when using JSON array syntax, arrays must be comprised of strings only", at=text, hint="quote each element"
+        )
     return tuple(_without_surrogates(item) for item in value)
 
 

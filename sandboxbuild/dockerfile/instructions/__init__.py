@@ -63,7 +63,9 @@ def read_raw(line: LogicalLine, words: Words, escape: str) -> Raw:
         hint = did_you_mean(keyword, (*COMMANDS, "FROM"))
         raise Fault(f"unknown instruction: {words.written[:100]}", at=words.written, hint=hint)
     arguments = arguments_of(keyword, words.rest, escape)
-    return Raw(keyword, words.written, words.flags, arguments, line.text.strip(SPACE), line.place, line.heredocs, line.comments)
+    return Raw(
+        keyword, words.written, words.flags, arguments, line.text.lstrip(SPACE), line.place, line.heredocs, line.comments
+    )
 
 
 def parse_instruction(line: LogicalLine, words: Words, escape: str) -> Command | From:

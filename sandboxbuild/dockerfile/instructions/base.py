@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from sandboxbuild.dockerfile.grammar import Arguments
 from sandboxbuild.dockerfile.heredocs import Heredoc
 from sandboxbuild.dockerfile.spans import Fault, Place, did_you_mean
+from sandboxbuild.dockerfile.words import SPACE
 from sandboxbuild.plan.operations import Op
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ LIST: Final = "list"  # --mount=x, as often as one likes
 
 
 class Raw(NamedTuple):
-    """One instruction. `keyword` is upper case, `written` as in the file; `text` is the logical line, stripped."""
+    """One instruction. `keyword` is upper case, `written` as in the file; `text` is the logical line, its start stripped."""
 
     keyword: str
     written: str
@@ -37,7 +38,7 @@ class Raw(NamedTuple):
     @property
     def shown(self) -> str:
         """For people: the line, and of a here-document its first line."""
-        name, blank, rest = self.text.partition(" ")
+        name, blank, rest = self.text.rstrip(SPACE).partition(" ")
         line = name.upper() + blank + rest
         if not self.heredocs:
             return line

@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sandboxbuild.dockerfile import limits
-from sandboxbuild.dockerfile.gotext import parse_uint
 from sandboxbuild.dockerfile.heredocs import Heredoc, is_mark, read_mark
 from sandboxbuild.dockerfile.instructions.base import LIST, SWITCH, TEXT, Flag, Lowered, Raw, no_nul, read_flags
 from sandboxbuild.dockerfile.instructions.remotes import git_source, is_git, is_url, url_source
 from sandboxbuild.dockerfile.instructions.workdir import absolute_destination
 from sandboxbuild.dockerfile.spans import Fault
+from sandboxbuild.errors import InputError
+from sandboxbuild.plan.modes import parse_mode
 from sandboxbuild.plan.operations import ContextSource, CopyOp, CopySource, FileSource, InlineSource, StageSource
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ ADD_FLAGS: Final = (
     Flag("unpack", SWITCH, "Unpack archives, or don't; without it, local ones are and fetched ones aren't."),
 )
 _NUMBER: Final = r"[-+]?[0-9]+"
-_SYMBOLIC_MODE: Final = r"[ugoa]*+(?:[-+=][rwxXstugo]*+)++(?:,[ugoa]*+(?:[-+=][rwxXstugo]*+)++)*+"
 
 
 class Copy(NamedTuple):
@@ -84,7 +84,7 @@ class Copy(NamedTuple):
             unpack=self.unpack,
             link=link,
             parents=self.parents,
-            exclude=new.exclude,
+            exclude=self.exclude,  # as written: BuildKit expands no variable in it
         )
         depends_on = (base.stage,) if isinstance(base, StageSource) else ()
         return Lowered(new._history(), op, depends_on)
@@ -97,9 +97,8 @@ class Copy(NamedTuple):
             chown=scope.expand(self.chown),
             chmod=scope.expand(self.chmod),
             checksum=scope.expand(self.checksum),
-            exclude=tuple(scope.expand(pattern) for pattern in self.exclude),
         )
-        no_nul((*new.sources, new.destination, new.chown, *new.exclude), self.raw.keyword)
+        no_nul((*new.sources, new.destination, new.chown, *self.exclude), self.raw.keyword)
         _check_checksum(new)
         return new
 
@@ -147,19 +146,14 @@ def _bytes(text: str) -> bytes:
 
 
 def _checked_mode(mode: str) -> str:
-    """Octal up to 07777, or as chmod(1) has it. Raises a Fault."""
-    number = parse_uint(mode, 8, 32)
-    if (
-        (number is not None and number <= 0o7777)
-        or (mode and number is None and re.fullmatch(_SYMBOLIC_MODE, mode))
-        or not mode
-    ):
-        return mode
-    raise Fault(
-        f"invalid chmod parameter: {mode[:100]!r}. it should be octal string and between 0 and 07777",
-        at=mode,
-        hint="or symbolic, such as u=rwX,go=rX",
-    )
+    """Raises a Fault for what is neither an octal number nor a mode of chmod(1)."""
+    try:
+        if mode:
+            parse_mode(mode)
+    except InputError as error:
+        message = f"invalid chmod parameter: {mode[:100]!r}. it should be octal string and between 0 and 07777"
+        raise Fault(message, at=mode, hint="or symbolic, such as u=rwX,go=rX") from error
+    return mode
 
 
 def _refuse_names(owner: str) -> None:

@@ -61,8 +61,9 @@ class StopSignal(NamedTuple):
 
 def is_signal(text: str) -> bool:
     """A number but 0, or a name in any case, with SIG or without (moby/sys signal.ParseSignal)."""
-    if text.isascii() and text.isdecimal():
-        return text.strip("0") != ""
+    number = text[1:] if text[:1] in ("-", "+") else text
+    if number.isascii() and number.isdecimal():
+        return number.strip("0") != ""
     return text.upper().removeprefix("SIG") in _SIGNALS
 
 

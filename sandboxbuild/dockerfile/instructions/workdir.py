@@ -24,9 +24,11 @@ class Workdir(NamedTuple):
         scope.lint.relative_workdir(path, scope.workdir_set, self.raw.place)
         scope.workdir_set = True
         absolute = absolute_path(scope.workdir, path)
-        scope.config = scope.config._replace(working_dir=absolute)
+        # BuildKit's NormalizePath: an absolute path stays as it is, and so does what an empty one leaves alone.
+        written = path if path.startswith("/") else absolute if path else scope.config.working_dir or "/"
+        scope.config = scope.config._replace(working_dir=written)
         op = None if absolute == "/" else WorkdirOp(absolute, scope.config.user)
-        return Lowered(f"WORKDIR {absolute}", op)
+        return Lowered(f"WORKDIR {written}", op)
 
 
 def absolute_path(workdir: str, path: str) -> str:

@@ -48,6 +48,7 @@ def refusal(text: str, **options: object) -> DockerfileError:
         ("VOLUME /a /b", "VOLUME [/a /b]"),
         ("USER app:app", "USER app:app"),
         ("WORKDIR a/../b", "WORKDIR /b"),
+        ("WORKDIR /a//b/", "WORKDIR /a//b/"),
         ('SHELL ["/bin/bash", "-c"]', "SHELL [/bin/bash -c]"),
         ("STOPSIGNAL SIGINT", "STOPSIGNAL SIGINT"),
         ("MAINTAINER A B", "MAINTAINER A B"),
@@ -304,7 +305,53 @@ def test_a_label_of_the_command_line_wins() -> None:
     assert config(BASE, labels=(("a", "flag"),)).labels == (("a", "flag"),)
 
 
-def test_an_image_without_path_gets_one_and_its_workdir_is_cleaned() -> None:
+def test_an_image_without_path_gets_one_and_its_workdir_is_kept() -> None:
     made = plan("FROM i\n", images={"i": ImageConfig(env=(("A", "b"),), working_dir="/x/../y/", created="then")})
     base = made.stages[0].base_config
-    assert (base.env, base.working_dir, base.created) == ((("A", "b"), ("PATH", PATH)), "/y", "")
+    assert (base.env, base.working_dir, base.created) == ((("A", "b"), ("PATH", PATH)), "/x/../y/", "")
+
+
+def test_an_absolute_workdir_is_stored_as_written_and_used_clean() -> None:
+    text = BASE + "WORKDIR /a/./b//\nCOPY x c/\nRUN y\nWORKDIR d\n"
+    made = steps(text)
+    assert [step.config_after.working_dir for step in made] == ["/a/./b//", "/a/./b//", "/a/./b//", "/a/b/d"]
+    assert isinstance(made[0].op, WorkdirOp) and made[0].op.path == "/a/b"
+    assert isinstance(made[1].op, CopyOp) and made[1].op.destination == "/a/b/c/"
+    assert isinstance(made[2].op, RunOp) and made[2].op.cwd == "/a/b"
+
+
+@pytest.mark.parametrize("array", ['["a", 1]', "[null]", '["a", ["b"]]', '["a", {}]', "[true]"])
+@pytest.mark.parametrize(
+    "keyword", ["CMD", "ENTRYPOINT", "RUN", "SHELL", "VOLUME", "HEALTHCHECK CMD", "COPY", "ADD", "ONBUILD CMD"]
+)
+def test_an_array_of_other_things_than_strings_is_no_shell_form(keyword: str, array: str) -> None:
+    assert "comprised of strings only" in refusal(f"{keyword} {array}\n").message
+
+
+def test_exclude_is_taken_as_it_is_written() -> None:
+    assert op(BASE + "ARG P=*.txt\nCOPY --exclude=$P --exclude=*.md a /b\n").exclude == ("$P", "*.md")
+
+
+def test_an_onbuild_trigger_keeps_its_blanks() -> None:
+    assert config(BASE + 'ONBUILD  CMD  ["a"]  \n').onbuild == ('CMD  ["a"]  ',)
+
+
+@pytest.mark.parametrize("owner", ["mail", "5:mail", "mail:5", "a:b"])
+def test_link_takes_numbers_alone(owner: str) -> None:
+    assert "--link" in refusal(f"COPY --link --chown={owner} a /b\n").message
+    assert op(BASE + f"COPY --link --chmod=600 --chown={owner} a /b\n").owner == owner
+
+
+@pytest.mark.parametrize("owner", ["5", "5:6", "root", "root:7", ":7", "5:"])
+def test_link_takes_a_number_and_root(owner: str) -> None:
+    assert op(BASE + f"COPY --link --chown={owner} a /b\n").owner == owner
+
+
+@pytest.mark.parametrize("mode", ["u+x,", ",u+x", "u", "8", "10000", "0o7", "u+q", "rwx"])
+def test_a_mode_that_is_none_is_refused_before_anything_runs(mode: str) -> None:
+    assert "invalid chmod parameter" in refusal(f"COPY --chmod={mode} a /b\n").message
+
+
+@pytest.mark.parametrize("mode", ["0", "00007", "7777", "u+x-w=r", "a=rX,u=g", "+t", "="])
+def test_octal_and_symbolic_modes_are_taken(mode: str) -> None:
+    assert op(BASE + f"COPY --chmod={mode} a /b\n").mode == mode

@@ -80,7 +80,10 @@ class Uplink:
             connection.settimeout(timeout_s)
         except OSError as error:
             connection.close()
-            raise TransientError(f"the gateway can't be reached: {error.strerror or error}") from error
+            fault = f"the gateway can't be reached: {error.strerror or error}"
+            if address.path and isinstance(error, (ConnectionRefusedError, FileNotFoundError)):
+                raise RegistryError(fault) from error  # one that has ended doesn't come back to its socket
+            raise TransientError(fault) from error
         return connection
 
     def token_headers(self) -> dict[str, str]:

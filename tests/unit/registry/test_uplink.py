@@ -188,6 +188,18 @@ def test_a_refused_secret_and_a_refused_fetch_are_policy_errors(scripted: Script
         fetch_url(link, "https://example.com/", {})
 
 
-def test_no_gateway_is_a_transient_error(tmp_path: Path) -> None:
+def test_a_gateway_that_has_ended_is_not_asked_again(tmp_path: Path) -> None:
+    ended = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    ended.bind(str(tmp_path / "ended"))
+    ended.close()
+    for name in ("ended", "never-there"):
+        with pytest.raises(RegistryError, match="can't be reached") as caught:
+            Uplink(UplinkAddress(path=str(tmp_path / name))).exchange("GET", "/v1/x", {}, None)
+        assert not isinstance(caught.value, TransientError)
+
+
+def test_a_gateway_that_cant_be_reached_over_tcp_is_a_transient_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as once:
+        port = once.getsockname()[1]
     with pytest.raises(TransientError, match="can't be reached"):
-        get(Uplink(UplinkAddress(path=str(tmp_path / "none"))))
+        Uplink(UplinkAddress(host="127.0.0.1", port=port)).exchange("GET", "/v1/x", {}, None)

@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from sandboxbuild.dockerfile.spans import Fault
-from sandboxbuild.dockerfile.words import SPACE, json_strings, split_blanks, split_flags, split_once, split_quoted
+from sandboxbuild.dockerfile.words import (
+    SPACE,
+    json_strings,
+    refuse_other_array,
+    split_blanks,
+    split_flags,
+    split_once,
+    split_quoted,
+)
 
 
 class Arguments(NamedTuple):
@@ -109,6 +117,21 @@ SHAPES: Final[Mapping[str, Shape]] = {
     "VOLUME": _json_or_list,
     "WORKDIR": _one,
 }
+
+
+_TAKE_ARRAYS: Final = frozenset(keyword for keyword, shape in SHAPES.items() if shape in (_json_or_one, _json_or_list))
+
+
+def refuse_other_arrays(keyword: str, rest: str) -> None:
+    """Raise a Fault where the arguments, or those of a trigger, are a JSON array of other things than strings."""
+    if keyword == "ONBUILD":
+        inner, value = split_once(rest)
+        if inner.upper() != keyword:
+            refuse_other_arrays(inner.upper(), split_flags(value).rest)
+    elif keyword == "HEALTHCHECK":
+        refuse_other_array(split_once(rest)[1])
+    elif keyword in _TAKE_ARRAYS:
+        refuse_other_array(rest)
 
 
 def arguments_of(keyword: str, rest: str, escape: str) -> Arguments:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sandboxbuild.dockerfile.spans import Fault
 
@@ -101,20 +101,30 @@ def _flag_word(text: str, position: int, piece: re.Pattern[str]) -> tuple[str, i
 
 
 def json_strings(text: str) -> tuple[str, ...] | None:
-    """The elements of a JSON array of strings, or None if `text` is no JSON array. Raises a Fault for one of other things."""
+    """The elements of a JSON array of strings, or None if `text` is anything else."""
+    array = _json_array(text)
+    if array is None or not all(isinstance(item, str) for item in array):
+        return None
+    return tuple(_without_surrogates(item) for item in array)
+
+
+def refuse_other_array(text: str) -> None:
+    """Raise a Fault for a JSON array that holds anything but strings: BuildKit takes it neither for words nor for a shell's."""
+    array = _json_array(text)
+    if array is not None and not all(isinstance(item, str) for item in array):
+        raise Fault(
+            "when using JSON array syntax, arrays must be comprised of strings only", at=text, hint="quote each element"
+        )
+
+
+def _json_array(text: str) -> list[Any] | None:
     if not text.startswith("["):
         return None
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(value, list):
-        return None
-    if not all(isinstance(item, str) for item in value):
-        raise Fault(
-            "when using JSON array syntax, arrays must be comprised of strings only", at=text, hint="quote each element"
-        )
-    return tuple(_without_surrogates(item) for item in value)
+    return value if isinstance(value, list) else None
 
 
 def _refuse_constant(name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
-from sandboxbuild.dockerfile.grammar import arguments_of
+from sandboxbuild.dockerfile.grammar import arguments_of, refuse_other_arrays
 from sandboxbuild.dockerfile.instructions import (
     commands,
     copy,
@@ -62,6 +62,7 @@ def read_raw(line: LogicalLine, words: Words, escape: str) -> Raw:
     if keyword not in COMMANDS and keyword != "FROM":
         hint = did_you_mean(keyword, (*COMMANDS, "FROM"))
         raise Fault(f"unknown instruction: {words.written[:100]}", at=words.written, hint=hint)
+    refuse_other_arrays(keyword, words.rest)
     arguments = arguments_of(keyword, words.rest, escape)
     return Raw(
         keyword, words.written, words.flags, arguments, line.text.lstrip(SPACE), line.place, line.heredocs, line.comments

@@ -6,6 +6,7 @@ No path of /proc is masked: a step mounts a /proc of its own, and the kernel onl
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -23,6 +24,11 @@ REFUSED_CALLS: Final = frozenset(
     ioperm iopl kexec_file_load kexec_load lookup_dcookie open_by_handle_at perf_event_open quotactl quotactl_fd reboot
     request_key settimeofday swapoff swapon syslog userfaultfd vhangup""".split()  # noqa: SIM905
 )
+
+_ENTRIES: Final = {
+    "x86_64": ("SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"),
+    "aarch64": ("SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"),
+}
 
 Json = dict[str, Any]
 
@@ -58,11 +64,13 @@ def oci_config(
 
 def _sandbox_filter(more: Sequence[str]) -> Json:
     """Names that a runtime's libseccomp doesn't know it leaves out (runtime-spec config-linux.md, seccomp). EPERM is all that
-    runsc can answer with.
+    runsc can answer with. Runtimes kill for calls by an entry that isn't listed, which a step's own filter only refuses.
     """
     names = sorted(REFUSED_CALLS.union(more))
+    entries = _ENTRIES.get(os.uname().machine, ())
     return {
         "defaultAction": "SCMP_ACT_ALLOW",
+        **({"architectures": entries} if entries else {}),
         "syscalls": [{"names": names, "action": "SCMP_ACT_ERRNO", "errnoRet": 1}],
     }
 

@@ -69,6 +69,14 @@ def test_the_i386_entry_is_closed() -> None:
     assert under_filter("default", int_0x80) == 38
 
 
+def test_without_a_filter_a_kernel_that_has_the_i386_entry_serves_it() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(int_0x80())
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, -11), "getpid, or no such entry at all: nothing but the filter says ENOSYS"
+
+
 @pytest.mark.parametrize("name", ["default", "strict"])
 def test_processes_and_threads_still_start(name: str) -> None:
     def work() -> int:

@@ -21,6 +21,7 @@ REFUSE: Final = "refuse"
 PULL: Final = "pull"
 PUSH: Final = "push"
 FETCH: Final = "fetch"
+TRUNCATED: Final = "truncated"  # the log's last record, where it has reached its limit
 NAME: Final = "name"  # a name that was looked up and that only learning let through
 STEP: Final = "step"  # the stage and text of a step that begins; `name` is the text
 
@@ -88,7 +89,7 @@ class AuditLog:
         self._left -= len(line)
         if self._left < 0:
             self._full = True
-            line = record_line(Record("truncated", reason="the audit log has reached its limit", build=self._build))
+            line = record_line(Record(TRUNCATED, reason="the audit log has reached its limit", build=self._build))
         self._sink.write(line)
         self._sink.flush()
 

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from urllib.parse import urljoin
 
 from sandboxbuild.errors import PolicyError, RegistryError
-from sandboxbuild.gateway.audit import FETCH, AuditLog, Record
+from sandboxbuild.gateway.audit import FETCH, REFUSE, AuditLog, Record
 from sandboxbuild.gateway.grants import GIT_POST_SUFFIX, Granted, Grants
 from sandboxbuild.gateway.server import Exchange, Request, Route
 from sandboxbuild.registry import Body, Response
@@ -106,10 +106,10 @@ class Fetches:
     def handle(self, request: Request, exchange: Exchange) -> None:
         url = request.headers.get(URL_HEADER, "")
         if not url or len(url) > URL_LIMIT or request.query:
-            exchange.refuse(400, "not a URL that can be fetched", code="UNSUPPORTED")
+            self._refuse(exchange, url, 400, "not a URL that can be fetched")
             return
         if request.method == "POST" and not _is_git_post(request, url):
-            exchange.refuse(403, "nothing but a git fetch's request is posted", code="UNSUPPORTED")
+            self._refuse(exchange, url, 403, "nothing but a git fetch's request is posted")
             return
         try:
             body = exchange if request.method == "POST" else None
@@ -124,6 +124,10 @@ class Fetches:
             if exchange.answered:
                 raise
             exchange.fail(502, error.message, error.hint, transient=False)
+
+    def _refuse(self, exchange: Exchange, url: str, status: int, reason: str) -> None:
+        self._audit.write(Record(REFUSE, "fetch", name=_shown(url), reason=reason))
+        exchange.refuse(status, reason, code="UNSUPPORTED")
 
     def _follow(self, url: str, headers: Mapping[str, str], body: Body | None) -> _Fetched:
         """The answer at the end of all redirects. A credential goes only where its own grant covers the URL."""
@@ -141,7 +145,9 @@ class Fetches:
             response.close()
             url = urljoin(url, location)
             if origin.scheme == "https" and not url.startswith("https://"):
-                raise FetchRefused(f"{origin} redirects from https to something less private, which is refused")
+                reason = f"{origin} redirects from https to something less private, which is refused"
+                self._audit.write(Record(REFUSE, "fetch", name=_shown(url), reason=reason))
+                raise FetchRefused(reason)
         raise RegistryError(f"more than {REDIRECTS_LIMIT} redirects")
 
     def _answer(self, fetched: _Fetched, exchange: Exchange, asked: str) -> None:
@@ -166,6 +172,13 @@ class Fetches:
             response.close()
             address = self._wire().address_of(origin.host, origin.port)
             self._audit.write(Record(FETCH, name=origin.host, port=origin.port, address=address, received=received))
+
+
+def _shown(url: str) -> str:
+    """A URL for the log: without a query, which may be a signature, and without user information."""
+    scheme, separator, rest = url.partition("://")
+    authority, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"[:300]
 
 
 class _Capped:

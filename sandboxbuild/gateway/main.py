@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import BinaryIO, Final
 
 from sandboxbuild.errors import SandboxbuildError
-from sandboxbuild.gateway.audit import AuditLog
+from sandboxbuild.gateway.audit import REFUSE, AuditLog, Record
 from sandboxbuild.gateway.builds import build_routes
 from sandboxbuild.gateway.config import CONFIG_LIMIT_BYTES, GatewayConfig
 from sandboxbuild.gateway.server import Request, Route, Server
@@ -27,6 +27,7 @@ from sandboxbuild.registry.uplink import TOKEN_HEADER
 from sandboxbuild.system.libc import prctl
 from sandboxbuild.system.relay import Relay
 
+REQUEST_SHOWN: Final = 300
 _PR_SET_DUMPABLE: Final = 4  # prctl(2)
 
 
@@ -37,17 +38,23 @@ def main() -> None:
     try:
         config = _read_config(sys.stdin.buffer)
         listener = _listener(config)
-        routes = build_routes(config, AuditLog(sys.stdout, config.build_id), Relay())
+        audit = AuditLog(sys.stdout, config.build_id)
+        routes = build_routes(config, audit, Relay())
     except SandboxbuildError as error:
         _say({"event": "failed", "error": type(error).__name__, "message": error.message, "hint": error.hint})
         os._exit(error.exit_code)
-    server = Server(listener, routes_for(config, routes))
+    server = Server(listener, routes_for(config, routes), on_refusal=lambda what, why: audit.write(refusal(what, why)))
     _say({"event": "ready", "address": listener.address})
     threading.Thread(target=server.serve, daemon=True).start()
     while os.read(sys.stdin.fileno(), 65536):
         pass
     server.close()
     os._exit(0)
+
+
+def refusal(request: str, reason: str) -> Record:
+    """The record of a request that no route takes."""
+    return Record(REFUSE, name=request[:REQUEST_SHOWN], reason=reason)
 
 
 def harden() -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -18,13 +16,13 @@ from sandboxbuild.errors import RegistryError
 from sandboxbuild.gateway.access import BuildAccess, Declined, Granted
 from sandboxbuild.gateway.audit import PULL, PUSH, REFUSE, AuditLog, Record
 from sandboxbuild.gateway.server import Exchange, Request, Route, hint_header
+from sandboxbuild.gateway.uploads import Session, Uploads
 from sandboxbuild.registry import Body, BytesBody, Response
 from sandboxbuild.registry.failures import ERROR_BODY_LIMIT_BYTES, TransientError, read_bounded
 from sandboxbuild.registry.repository import MANIFEST_LIMIT_BYTES
 from sandboxbuild.registry.routes import RegistryRequest, UnknownRequest, is_digest, is_host, parse_request
 
 PREFIX: Final = "/v1/registry/"
-UPLOADS_LIMIT: Final = 1024
 VOUCHED_LIMIT: Final = 10_000  # manifests of indexes that were let through
 _TAGS_LIMIT_BYTES: Final = 4 * 1024 * 1024
 _RANGE: Final = re.compile(r"bytes=[0-9]{1,18}-")
@@ -61,42 +59,6 @@ class Place(NamedTuple):
 
     host: str
     repository: str
-
-
-class _Session(NamedTuple):
-    """An upload that this build has begun; `location` is the registry's."""
-
-    host: str
-    repository: str
-    location: str
-
-
-class Uploads:
-    """The upload sessions of one build. Thread-safe. The oldest is forgotten when there are too many."""
-
-    def __init__(self, limit: int = UPLOADS_LIMIT) -> None:
-        self._limit = limit
-        self._sessions: dict[str, _Session] = {}
-        self._lock = threading.Lock()
-
-    def remember(self, session: _Session, token: str = "") -> str:
-        """The token under which the sandbox knows the session; the one it had before, if it goes on."""
-        token = token or secrets.token_hex(16)
-        with self._lock:
-            self._sessions[token] = session
-            while len(self._sessions) > self._limit:
-                del self._sessions[next(iter(self._sessions))]
-        return token
-
-    def find(self, token: str, host: str, repository: str) -> _Session | None:
-        """The session, if it is one of this repository."""
-        with self._lock:
-            session = self._sessions.get(token)
-        return session if session is not None and session[:2] == (host, repository) else None
-
-    def forget(self, token: str) -> None:
-        with self._lock:
-            self._sessions.pop(token, None)
 
 
 class Registries:
@@ -140,9 +102,11 @@ class Registries:
             return
         self._serve(host, found, request, exchange, verdict)
 
-    def _refuse(self, exchange: Exchange, name: str, reference: str, declined: Declined, status: int) -> None:
+    def _refuse(
+        self, exchange: Exchange, name: str, reference: str, declined: Declined, status: int, code: str = "DENIED"
+    ) -> None:
         self._audit.write(Record(REFUSE, name=name, reference=reference, reason=declined.reason, hint=declined.hint))
-        exchange.refuse(status, declined.reason, declined.hint)
+        exchange.refuse(status, declined.reason, declined.hint, code=code)
 
     def _serve(self, host: str, found: RegistryRequest, request: Request, exchange: Exchange, granted: Granted) -> None:
         serve = {
@@ -220,12 +184,14 @@ class Registries:
 
     def _put_manifest(self, host: str, found: RegistryRequest, request: Request, exchange: Exchange, granted: Granted) -> None:
         if exchange.size_bytes > MANIFEST_LIMIT_BYTES:
-            exchange.refuse(413, f"a manifest of more than {MANIFEST_LIMIT_BYTES} bytes", code="SIZE_INVALID")
+            declined = Declined(f"a manifest of more than {MANIFEST_LIMIT_BYTES} bytes")
+            self._refuse(exchange, f"{host}/{found.repository}", found.reference, declined, 413, "SIZE_INVALID")
             return
         content = exchange.read_all()
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if is_digest(found.reference) and found.reference != digest:
-            exchange.refuse(400, f"the manifest is {digest}, not {found.reference}", code="DIGEST_INVALID")
+            declined = Declined(f"the manifest is {digest}, not {found.reference}")
+            self._refuse(exchange, f"{host}/{found.repository}", found.reference, declined, 400, "DIGEST_INVALID")
             return
         response = self._write(host, found, request, BytesBody(content))
         if response.status not in (200, 201, 202):
@@ -240,7 +206,8 @@ class Registries:
         if found.operation == "upload":
             session = self._uploads.find(found.reference, host, found.repository)
             if session is None:
-                exchange.refuse(404, "no upload of this build", code="BLOB_UPLOAD_UNKNOWN")
+                declined = Declined("no upload of this build")
+                self._refuse(exchange, f"{host}/{found.repository}", found.reference, declined, 404, "BLOB_UPLOAD_UNKNOWN")
                 return
         size = exchange.size_bytes
         body = exchange if found.method in ("PATCH", "PUT") and size else None
@@ -262,7 +229,7 @@ class Registries:
             raise RegistryError(f"{host} names no place for the upload")
         token = found.reference
         if location:
-            token = self._uploads.remember(_Session(host, found.repository, location), found.reference)
+            token = self._uploads.remember(Session(host, found.repository, location), found.reference)
         status = 204 if found.method == "GET" else 202
         headers = {**_fit(response), "Location": f"/v2/{found.repository}/blobs/uploads/{token}"}
         headers.pop("content-type", None)

@@ -173,7 +173,7 @@ def hint_header(hint: str) -> dict[str, str]:
 
 class Server:
     """Serves the connections of a listener until close(). `routes_for` gives the routes of a request's build, None if it
-    belongs to no build; it is asked for each request.
+    belongs to no build; it is asked for each request. `on_refusal` is told of what no route takes: a request and why.
     """
 
     def __init__(
@@ -182,9 +182,11 @@ class Server:
         routes_for: Callable[[Request], Sequence[Route] | None],
         *,
         connections_limit: int = CONNECTIONS_LIMIT,
+        on_refusal: Callable[[str, str], None] = lambda _request, _reason: None,
     ) -> None:
         self._listener = listener
         self._routes_for = routes_for
+        self._on_refusal = on_refusal
         self._free = threading.Semaphore(connections_limit)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -231,6 +233,7 @@ class Server:
                     return False
                 exchange = Exchange(connection, rest, request_of(head))
             except BadRequest as error:
+                self._on_refusal("a request", str(error))
                 connection.sendall(_bad_request(str(error)))
                 return False
             self._dispatch(exchange)
@@ -245,13 +248,17 @@ class Server:
         routes = self._routes_for(request)
         if routes is None:
             exchange.reusable = False
-            exchange.refuse(403, "no build has this token", code="UNAUTHORIZED")
+            self._refuse(exchange, request, 403, "no build has this token", "UNAUTHORIZED")
             return
         for route in routes:
             if route.matches(request):
                 route.handle(request, exchange)
                 return
-        exchange.refuse(404, "the gateway serves nothing of this name", code="UNSUPPORTED")
+        self._refuse(exchange, request, 404, "the gateway serves nothing of this name", "UNSUPPORTED")
+
+    def _refuse(self, exchange: Exchange, request: Request, status: int, reason: str, code: str) -> None:
+        self._on_refusal(f"{request.method} {request.path}", reason)
+        exchange.refuse(status, reason, code=code)
 
 
 def request_of(head: Head) -> Request:

@@ -12,7 +12,7 @@ import json
 import socket
 from collections.abc import Mapping
 from typing import Final, NamedTuple
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from sandboxbuild.gateway.audit import REFUSE, STEP, AuditLog, Record
 from sandboxbuild.gateway.egress import (
@@ -120,9 +120,12 @@ def _texts(value: object) -> tuple[str, ...]:
 
 
 def _ask(egress: Egress, rest: str) -> Answer:
-    parts = urlsplit(rest)
-    query = dict(parse_qsl(parts.query, max_num_fields=4))
-    verdict = egress.ask_name(egress.asker(query.get("step", ""), query.get("kind", RUN)), parts.path)
+    name, _, text = rest.partition("?")
+    pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, max_num_fields=4)
+    query = dict(pairs)
+    if len(query) != len(pairs) or not query.keys() <= {"step", "kind"}:
+        raise ValueError("a question of other fields than step and kind, each once")
+    verdict = egress.ask_name(egress.asker(query.get("step", ""), query.get("kind", RUN)), name)
     if isinstance(verdict, Refused):
         return _refusal(verdict)
     return Answer(200, json.dumps({"ports": list(verdict.ports)}).encode("ascii"))

@@ -6,7 +6,7 @@ import os
 from typing import Final
 
 from sandboxbuild.errors import InputError
-from sandboxbuild.gateway.audit import CONNECT, FETCH, NAME, PULL, REFUSE, Record, record_line
+from sandboxbuild.gateway.audit import CONNECT, FETCH, NAME, PULL, REFUSE, TRUNCATED, Record, record_line
 
 KEPT_LIMIT: Final = 20_000
 _KEPT: Final = frozenset({CONNECT, FETCH, NAME, PULL, REFUSE})
@@ -30,6 +30,8 @@ class AuditTrail:
                 os.write(self._fd, record_line(record).encode("ascii"))
             except OSError as error:
                 self._fault = error.strerror or "it can't be written"
+            if record.kind == TRUNCATED:
+                self._fault = record.reason
         if record.kind in _KEPT and len(self._kept) < KEPT_LIMIT:
             plain = record._replace(sent=0, received=0, time_s=0.0, duration_ms=0)
             self._kept.setdefault(plain, plain)

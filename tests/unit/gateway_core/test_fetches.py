@@ -147,3 +147,15 @@ def test_the_place_that_redirects_led_to_is_told() -> None:
     other = "https://cdn.example.com/x"
     wire = FakeWire({URL: FakeResponse(302, {"location": other}), other: FakeResponse(200, {"content-length": "1"}, b"y")})
     assert fetch(wire).headers["sandboxbuild-location"] == other
+
+
+def test_what_is_refused_is_logged_without_what_may_be_a_secret() -> None:
+    audit = AuditLog()
+    plain = "https://files.example.com/a?token=canary"
+    secret = plain.replace("files", "user:canary@files")
+    wire = FakeWire({plain: FakeResponse(302, {"location": "http://files.example.com/a"})})
+    routes = Fetches(lambda: wire, no_connection, audit, limit_bytes=1000).routes()
+    assert serve(routes, "GET", "/v1/fetch?x=1", {"sandboxbuild-url": secret}).status == 400
+    assert serve(routes, "POST", "/v1/fetch", {"sandboxbuild-url": secret}, b"x").status == 403
+    assert serve(routes, "GET", "/v1/fetch", {"sandboxbuild-url": plain}).status == 403
+    assert {(record.kind, record.name) for record in audit.records()} == {("refuse", "https://files.example.com/a")}

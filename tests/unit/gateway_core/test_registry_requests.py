@@ -5,7 +5,8 @@ import pytest
 from sandboxbuild.errors import RegistryError
 from sandboxbuild.gateway.access import build_access
 from sandboxbuild.gateway.audit import AuditLog
-from sandboxbuild.gateway.registries import Registries, Uploads, _Session
+from sandboxbuild.gateway.registries import Registries
+from sandboxbuild.gateway.uploads import Session, Uploads
 from sandboxbuild.oci.descriptor import OCI_MANIFEST
 from sandboxbuild.policy.isolation import RegistryAccess, SourceRules
 from sandboxbuild.registry.failures import TransientError
@@ -123,11 +124,12 @@ def test_an_upload_of_nobody_or_of_another_repository_is_unknown() -> None:
     assert gate.ask("PUT", f"/v2/team/app/blobs/uploads/invented?digest={digest_of(LAYER)}", LAYER).status == 404
     assert gate.ask("PATCH", f"/v2/library/base/blobs/uploads/{token}", LAYER).status == 403
     assert len(gate.remote.hosts) == before
+    assert [record.kind for record in gate.audit.records()] == ["refuse", "refuse"]
 
 
 def test_sessions_are_bounded_and_the_oldest_goes_first() -> None:
     uploads = Uploads(limit=2)
-    tokens = [uploads.remember(_Session("h", "r", str(number))) for number in range(3)]
+    tokens = [uploads.remember(Session("h", "r", str(number))) for number in range(3)]
     assert [uploads.find(token, "h", "r") is not None for token in tokens] == [False, True, True]
     assert uploads.find(tokens[1], "h", "other") is None
 
@@ -143,6 +145,7 @@ def test_a_manifest_under_a_digest_that_isnt_its_own_is_refused() -> None:
     gate = Gate()
     assert gate.ask("PUT", f"/v2/team/app/manifests/{digest_of(b'x')}", b"{}").status == 400
     assert gate.remote.hosts == []
+    assert [record.kind for record in gate.audit.records()] == ["refuse"]
 
 
 def test_a_pinned_source_of_another_digest_is_refused() -> None:

@@ -20,6 +20,7 @@ class Pairs:
 
     def __init__(self) -> None:
         self._waiting: queue.Queue[socket.socket | None] = queue.Queue()
+        self.refused: list[tuple[str, str]] = []  # what the server tells of requests that no route takes
 
     def connect(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -58,7 +59,12 @@ ROUTES = (
 @pytest.fixture
 def pairs() -> Iterator[Pairs]:
     listener = Pairs()
-    server = Server(listener, lambda request: None if request.headers.get("x-build") == "none" else ROUTES, connections_limit=4)
+    server = Server(
+        listener,
+        lambda request: None if request.headers.get("x-build") == "none" else ROUTES,
+        connections_limit=4,
+        on_refusal=lambda request, reason: listener.refused.append((request, reason)),
+    )
     thread = threading.Thread(target=server.serve, daemon=True)
     thread.start()
     yield listener
@@ -101,11 +107,18 @@ def test_a_request_of_no_build_is_refused(pairs: Pairs) -> None:
     received = ask(pairs, b"GET /echo HTTP/1.1\r\nHost: g\r\nX-Build: none\r\n\r\n")
     assert received.startswith(b"HTTP/1.1 403")
     assert b"sandboxbuild-refused" in received
+    assert pairs.refused == [("GET /echo", "no build has this token")]
 
 
 def test_an_unknown_path_is_refused_and_the_connection_goes_on(pairs: Pairs) -> None:
     one = b"GET /none HTTP/1.1\r\nHost: g\r\n\r\n"
     assert ask(pairs, one + one).count(b"HTTP/1.1 404") == 2
+    assert [request for request, _ in pairs.refused] == ["GET /none", "GET /none"]
+
+
+def test_what_is_no_request_is_refused_and_told(pairs: Pairs) -> None:
+    assert ask(pairs, b"GET /echo HTTP/1.1\nHost: g\r\n\r\n").startswith(b"HTTP/1.1 400")
+    assert [request for request, _ in pairs.refused] == ["a request"]
 
 
 def test_a_connection_too_many_is_turned_away_and_room_comes_back(pairs: Pairs) -> None:

@@ -135,3 +135,10 @@ def test_what_is_refused_is_told_and_logged() -> None:
 )
 def test_a_declaration_that_is_none_is_an_error(document: object) -> None:
     assert declare(document).status == 400
+
+
+@pytest.mark.parametrize(
+    "query", ["step=7&step=8", "step=7&also=1", "step=7&kind=fetch&kind=run", "step", "", "step=7&a=1&b=2&c=3&d=4"]
+)
+def test_a_question_for_a_name_has_its_fields_once_and_no_others(query: str) -> None:
+    assert routes(StepBook(), AuditLog()).answer("POST", f"/v1/names/files.example.com?{query}", b"").status == 400

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sandboxbuild.errors import InputError
-from sandboxbuild.gateway.audit import CONNECT, REFUSE, Record, read_records
+from sandboxbuild.gateway.audit import CONNECT, REFUSE, TRUNCATED, Record, read_records
 from sandboxbuild.launcher.auditing import AuditTrail
 from sandboxbuild.launcher.refusals import refusal_hint
 
@@ -51,4 +51,11 @@ def test_a_log_that_can_not_take_more_is_told_at_the_end() -> None:
     trail = AuditTrail("/dev/full")
     trail(refused("b.example.com"))
     with pytest.raises(InputError, match="not complete"):
+        trail.close()
+
+
+def test_a_log_that_has_reached_its_limit_is_not_complete(tmp_path: Path) -> None:
+    trail = AuditTrail(str(tmp_path / "log"))
+    trail(Record(TRUNCATED, reason="the audit log has reached its limit"))
+    with pytest.raises(InputError, match="reached its limit"):
         trail.close()

@@ -41,7 +41,8 @@ from sandboxbuild.plan.handovers import NamedRun
 from sandboxbuild.policy.isolation import Isolation
 from sandboxbuild.protocol.events import BaseResolved, BuildFailed, BuildSucceeded, Event, PushCompleted
 from sandboxbuild.protocol.request import BuildRequest
-from sandboxbuild.runtimes.bundle import ensure_bundle
+from sandboxbuild.runtimes.bundle import Bundle
+from sandboxbuild.runtimes.bundles import used_bundle
 from sandboxbuild.store import Store
 from sandboxbuild.system import idmap
 
@@ -168,26 +169,14 @@ class _Build:
             named_runs=named_runs,
         )
         threading.Thread(target=messages.prepare, name="messages").start()  # ready when the executor is
-        network = "host" if has_host_network(isolation) else "none"
-        bundle = ensure_bundle(bundle_folder(self.environ, is_root=os.geteuid() == 0))
-        plan = SandboxPlan(
-            self.build_id,
-            sources,
-            ids,
-            bundle,
-            store.path,
-            network,
-            store.scratch,
-            connects_as_root=host.connects_as_root,
-            tcp_host=tcp_host(self.settings, isolation),
-        )
         with (
+            used_bundle(bundle_folder(self.environ, is_root=os.geteuid() == 0)) as bundle,
             ssh_agents(self.settings.ssh, self.environ) as agents,
             build_limits(
                 isolation.step, self.build_id, self.environ, jobs=request.jobs, by_step=host.shows_processes
             ) as limits,
             started_sandbox(
-                plan._replace(cgroups=limits.folders),
+                self._plan(isolation, host, sources, ids, store, bundle)._replace(cgroups=limits.folders),
                 gateway._replace(agents=agents),
                 host.runtime,
                 self.interruption,
@@ -204,6 +193,21 @@ class _Build:
             finally:
                 if self.environ.get("SANDBOXBUILD_DEBUG"):
                     sys.stderr.buffer.write(bytes(talk.log))
+
+    def _plan(
+        self, isolation: Isolation, host: Host, sources: Sources, ids: idmap.IdPlan, store: Store, bundle: Bundle
+    ) -> SandboxPlan:
+        return SandboxPlan(
+            self.build_id,
+            sources,
+            ids,
+            bundle,
+            store.path,
+            "host" if has_host_network(isolation) else "none",
+            store.scratch,
+            connects_as_root=host.connects_as_root,
+            tcp_host=tcp_host(self.settings, isolation),
+        )
 
     def _checking(self, isolation: Isolation) -> Observer:
         """The observer, which also refuses a base that [sources] doesn't let the build have."""

@@ -19,6 +19,7 @@ from sandboxbuild.errors import IsolationError
 from sandboxbuild.system import files, locks
 
 TARGET: Final = "/sandboxbuild/runtime"
+LOCK_NAME: Final = ".lock"  # in the cache folder, of those who make bundles and take them away
 _FORMAT: Final = b"sandboxbuild bundle 1\n"
 _VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -66,7 +67,8 @@ class _Part(NamedTuple):
 
 
 def ensure_bundle(cache_folder: str) -> Bundle:
-    """The bundle for this interpreter and package; made if it isn't there yet. Safe beside others that do the same.
+    """The bundle for this interpreter and package; made if it isn't there yet. Safe beside others that do the same. Nothing
+    keeps it there: bundles.used_bundle does.
 
     Raises IsolationError where the interpreter's parts can't be found or the folder can't be written.
     """
@@ -75,7 +77,7 @@ def ensure_bundle(cache_folder: str) -> Bundle:
     if not os.path.isdir(path):
         try:
             os.makedirs(cache_folder, mode=0o755, exist_ok=True)
-            with locks.exclusive(os.path.join(cache_folder, ".lock")):
+            with locks.exclusive(os.path.join(cache_folder, LOCK_NAME)):
                 if not os.path.isdir(path):
                     _make(path, parts)
         except OSError as error:

@@ -19,7 +19,8 @@ from typing import Any, Final
 
 from sandboxbuild.errors import IsolationError
 from sandboxbuild.runtimes import IdRange, Runtime, Sandbox, SandboxMount, SandboxSpec
-from sandboxbuild.runtimes.bundle import TARGET, Bundle, ensure_bundle
+from sandboxbuild.runtimes.bundle import TARGET, Bundle
+from sandboxbuild.runtimes.bundles import used_bundle
 from sandboxbuild.runtimes.namespaces import id_ranges
 from sandboxbuild.system import cgroups, idmap, seccomp
 from sandboxbuild.system.cgroups import Place
@@ -63,8 +64,8 @@ def _try(
     runtime: Runtime, probe_id: str, claims: set[str], cache_folder: str, groups: tuple[str, ...], deadline: float
 ) -> dict[str, str]:
     plan = idmap.find()
-    with _listener() as port, _folder(cache_folder, plan) as folder:
-        spec = _spec(plan, probe_id, folder, ensure_bundle(cache_folder))
+    with _listener() as port, _folder(cache_folder, plan) as folder, used_bundle(cache_folder) as bundle:
+        spec = _spec(plan, probe_id, folder, bundle)
         network = "host" if "host_network" in claims else "none"
         sandbox = runtime.launch(spec._replace(network=network, cgroups=groups))
         try:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import pytest
 
+from sandboxbuild.gateway.process import Gateway
 from tests.integration.bad_registry import BadRegistry, bad_registry, reply
-from tests.integration.registry_fixtures import RunningRegistry, running_registry
+from tests.integration.registry_fixtures import RunningRegistry, gateway_for, running_registry
 from tests.support.builder import Builder, run_tool
 from tests.support.hostile_executor import CONFIG, digest_of, manifest
 from tests.support.images import busybox_layout
@@ -27,11 +28,10 @@ PROFILES = ("plain", "runc", "gvisor")
 RUNTIMES = {"plain": "namespaces", "runc": "runc", "gvisor": "runsc"}
 HOSTILE = Path(__file__).parents[1] / "support" / "hostile_executor.py"
 BEGINS = {
-    "    uplink = Uplink(uplink_address(request))\n": """\
-    uplink = Uplink(uplink_address(request))
+    "    publisher = Publisher(": """\
     from sandboxbuild.executor.hostile import attack
     attack()
-"""
+    publisher = Publisher("""
 }
 ANY_NAME = {'_NAME: Final = re.compile(r"': '_NAME: Final = re.compile(r"(?:[a-z0-9]+/)+(?:\\.\\./)+private/secret|'}
 CLOSED = "[registries]\npull = []\n"
@@ -40,20 +40,23 @@ TRICKS = {"dots", "encoded-dots", "encoded-slash", "double-slash", "query", "use
 
 class Got(NamedTuple):
     """What the hostile executor got: tags of team/ that name its manifest, layers of team/app, log lines of reads of private/,
-    requests to the stranger with its blob; and what the gateway answered it."""
+    requests to the stranger with its blob, pulls by the other build's gateway; and what it was answered."""
 
     tags: set[str]
     layers: set[str]
     reads: list[str]
     stranger: list[str]
+    theirs: list[str]
     answers: dict[str, str]
 
 
 class Scene:
-    """A registry with an image in private/secret, another registry, and mutants that push to team/app:1."""
+    """A registry with an image in private/secret, another registry, the gateway of another build, and mutants that push to
+    team/app:1."""
 
-    def __init__(self, folder: Path, registry: RunningRegistry, stranger: BadRegistry) -> None:
+    def __init__(self, folder: Path, registry: RunningRegistry, stranger: BadRegistry, theirs: Gateway) -> None:
         self.folder = folder
+        self.theirs = theirs
         self.registry = registry
         self.stranger = stranger
         private = f"docker://{registry.host}/private/secret:1"
@@ -69,6 +72,7 @@ class Scene:
         for placeholder, value in (
             ('"REGISTRY", "STRANGER"', f'"{self.registry.host}", "{self.stranger.host}"'),
             ('"PRIVATE_BLOB"', f'"{self.private_blob}"'),
+            ('"THEIRS"', f'"{Path(self.theirs.address).parent}"'),
         ):
             assert text.count(placeholder) == 1
             text = text.replace(placeholder, value)
@@ -81,6 +85,7 @@ class Scene:
         run_tool("rm", "-rf", repositories)
         logged = self.registry.log.stat().st_size
         self.stranger.seen.clear()
+        self.theirs.records.clear()
         builder = Builder(self.folder)
         builder.environment |= {"PYTHONPATH": str(program), "SANDBOXBUILD_DEBUG": "1"}
         (self.folder / "policy.toml").write_text(policy)
@@ -95,15 +100,23 @@ class Scene:
             {f"sha256:{found.name}" for found in repositories.glob("app/_layers/sha256/*")},
             [line for line in lines if "private/secret" in line and "from=private" not in line],
             [seen.path for seen in self.stranger.seen if digest_of(CONFIG) in seen.path],
+            [record.name for record in self.theirs.records],
             dict(re.findall(r"hostile ([a-z-]+): (.*)", done.log)),
         )
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    with running_registry(tmp_path_factory.mktemp("registry")) as registry, bad_registry("127.0.0.2") as stranger:
+    folder = tmp_path_factory.mktemp("theirs")
+    with (
+        running_registry(tmp_path_factory.mktemp("registry")) as registry,
+        bad_registry("127.0.0.2") as stranger,
+        gateway_for(folder) as theirs,
+    ):
         stranger.answers["POST /v2/team/app/blobs/uploads/"] = reply(202, b"", Location="/v2/team/app/blobs/uploads/x")
-        yield Scene(tmp_path_factory.mktemp("pushes"), registry, stranger)
+        for path in (folder, *folder.parents[:2], folder / "uplink"):
+            path.chmod(0o777)  # so that it is out of reach because it isn't there, not because of its owner
+        yield Scene(tmp_path_factory.mktemp("pushes"), registry, stranger, theirs.gateway)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +129,7 @@ def closed(scene: Scene) -> Callable[[str], Got]:
         if profile not in done:
             done[profile] = scene.build(scene.program, CLOSED, "--profile", profile)
             assert done[profile].answers["own-tag"] == "201 201"
-            assert done[profile].answers.keys() >= {"connect", "session", "smuggled-behind", *TRICKS}
+            assert done[profile].answers.keys() >= {"connect", "session", "their-socket", *TRICKS}
         return done[profile]
 
     return build
@@ -179,3 +192,17 @@ def test_dots_lead_to_another_repository_where_they_pass_for_a_name(scene: Scene
     program = scene.mutant("dots", {"registry/routes.py": ANY_NAME})
     got = scene.build(program, f'[registries]\npull = ["{scene.registry.host}/team/**"]\n')
     assert any('"/v2/private/secret/manifests/1"' in line for line in got.reads), got.reads
+
+
+@pytest.mark.promise(3, "another build's socket is out of reach")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_another_builds_socket_is_out_of_reach(profile: str, closed: Callable[[str], Got]) -> None:
+    assert closed(profile).theirs == []
+
+
+@pytest.mark.without_defence(3, "another build's socket is out of reach")
+def test_another_builds_socket_serves_a_sandbox_that_it_is_mounted_into(scene: Scene) -> None:
+    own = "mounts=(SandboxMount(plan.bundle.path, TARGET), "
+    theirs = f'SandboxMount("{Path(scene.theirs.address).parent}", "/theirs", writable=True), '
+    got = scene.build(scene.mutant("mounted", {"launcher/sandbox.py": {own: own + theirs}}), CLOSED)
+    assert got.theirs == [f"{scene.registry.host}/private/secret"]

@@ -14,6 +14,7 @@ import sys
 REGISTRY, STRANGER = "REGISTRY", "STRANGER"  # host:port; the build may push REGISTRY/team/app:1
 PRIVATE_BLOB = "PRIVATE_BLOB"  # a digest in private/secret
 UPLINK = "/sandboxbuild/uplink/socket"
+THEIRS = "THEIRS"  # the folder of another build's socket, on the host
 CONFIG = b'{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[]}}'
 MEDIA_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
@@ -27,12 +28,12 @@ def manifest(config: bytes) -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": MEDIA_TYPE, "config": described, "layers": []}).encode()
 
 
-def talk(raw: bytes) -> bytes:
-    """All that the gateway answers to some bytes."""
+def talk(raw: bytes, path: str = UPLINK) -> bytes:
+    """All that a gateway answers to some bytes."""
     answer = b""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(20)
-        connection.connect(UPLINK)
+        connection.connect(path)
         try:
             connection.sendall(raw)
             connection.shutdown(socket.SHUT_WR)
@@ -83,6 +84,17 @@ def smuggle(framing: str) -> str:
     return talk((outer + inner).encode()).partition(b"\r\n")[0].decode("latin-1")
 
 
+def ask_theirs() -> str:
+    """The gateway of another build, wherever its socket could be seen."""
+    request = f"GET /v1/registry/{REGISTRY}/v2/private/secret/tags/list HTTP/1.1\r\nHost: gateway\r\n\r\n".encode()
+    for top in ("", "/proc/1/root", "/proc/self/root", "/proc/1/cwd", "/theirs"):
+        try:
+            return talk(request, (top if top == "/theirs" else f"{top}{THEIRS}") + "/uplink").partition(b"\r\n")[0].decode()
+        except OSError:
+            continue
+    return "no such socket"
+
+
 def attempts() -> dict[str, str]:
     """Each attempt, and what the gateway said."""
     private = f"/v1/registry/{REGISTRY}/v2/private/secret"
@@ -119,6 +131,7 @@ def attempts() -> dict[str, str]:
         "smuggled-chunks": smuggle("Transfer-Encoding: chunked"),
         "smuggled-fold": smuggle("X: y\r\n Content-Length: 99"),
         "smuggled-behind": smuggle("Content-Length: 0"),
+        "their-socket": ask_theirs(),
     }  # fmt: skip
 
 

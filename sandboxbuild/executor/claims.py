@@ -185,7 +185,6 @@ def _disk(_asked: Asked) -> str:
         resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
         with open(f"{FOLDER}/written", "wb", buffering=0) as file:
             file.write(b"x" * _FILE_BYTES)
-            os.fsync(file.fileno())
             if os.fstat(file.fileno()).st_blocks * 512 < _FILE_BYTES:
                 return "what is written doesn't show in st_blocks"
             try:

@@ -46,14 +46,15 @@ def refuted(
 
     Raises IsolationError where no sandbox starts, or none answers in `patience_s`.
     """
-    deadline = time.monotonic() + patience_s
     probe_id = f"probe-{os.getpid()}-{secrets.token_hex(4)}"
     group = BuildGroup(places, probe_id) if places and _HELD & set(claims) else None
     groups = group.folders if group else ()
     try:
-        found = _try(runtime, probe_id, set(claims) - {"host_network"}, cache_folder, groups, deadline)
-        if "host_network" in claims:
-            found |= _try(runtime, probe_id, {"host_network"}, cache_folder, groups, deadline)
+        with used_bundle(cache_folder) as bundle:
+            deadline = time.monotonic() + patience_s  # from here on, since the bundle may have had to be made
+            found = _try(runtime, probe_id, set(claims) - {"host_network"}, bundle, groups, deadline)
+            if "host_network" in claims:
+                found |= _try(runtime, probe_id, {"host_network"}, bundle, groups, deadline)
     finally:
         if group is not None:
             group.close()
@@ -61,10 +62,10 @@ def refuted(
 
 
 def _try(
-    runtime: Runtime, probe_id: str, claims: set[str], cache_folder: str, groups: tuple[str, ...], deadline: float
+    runtime: Runtime, probe_id: str, claims: set[str], bundle: Bundle, groups: tuple[str, ...], deadline: float
 ) -> dict[str, str]:
     plan = idmap.find()
-    with _listener() as port, _folder(cache_folder, plan) as folder, used_bundle(cache_folder) as bundle:
+    with _listener() as port, _folder(os.path.dirname(bundle.path), plan) as folder:
         spec = _spec(plan, probe_id, folder, bundle)
         network = "host" if "host_network" in claims else "none"
         sandbox = runtime.launch(spec._replace(network=network, cgroups=groups))

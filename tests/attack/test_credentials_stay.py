@@ -65,12 +65,20 @@ def mutate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mutate:
     return lambda changes: mutate_gateways(monkeypatch, tmp_path, changes)
 
 
-def pull_a_blob_that_is_elsewhere(registry: BadRegistry, other: BadRegistry, folder: Path) -> bytes:
+def pull_a_blob_that_is_elsewhere(registry: BadRegistry, other: BadRegistry, folder: Path, shown: str) -> bytes:
+    """From a registry that wants to be shown a password, or a token of its own, and then redirects."""
+    challenge = 'Basic realm="x"' if shown == PAIR else f'Bearer realm="{registry.url}/token",service="x"'
+
+    def redirect(handler: BaseHTTPRequestHandler) -> None:
+        if handler.headers.get("authorization") in (f"Basic {shown}", f"Bearer {shown}"):
+            reply(307, b"", Location=f"{other.url}/storage?sig=1")(handler)
+        else:
+            reply(401, b"{}", WWW_Authenticate=challenge)(handler)
+
     registry.answers |= {
-        "GET /v2/": lambda handler: wants_basic(handler) and reply(200)(handler),
-        f"GET /v2/a/blobs/{DIGEST}": lambda handler: (
-            wants_basic(handler) and reply(307, b"", Location=f"{other.url}/storage?sig=1")(handler)
-        ),
+        "GET /v2/": reply(401, b"{}", WWW_Authenticate=challenge),
+        "GET /token": reply(200, json.dumps({"token": TOKEN}).encode()),
+        f"GET /v2/a/blobs/{DIGEST}": redirect,
     }
     other.answers["GET /storage"] = reply(200, BODY)
     with knowing(folder, registry.host) as sandboxed:
@@ -84,27 +92,34 @@ FOLLOWS_AS_ITSELF = {
 }
 
 
+ELSEWHERE = pytest.mark.parametrize(
+    ("address", "shown"),
+    [("127.0.0.1", PAIR), ("127.0.0.2", PAIR), ("127.0.0.2", TOKEN)],
+    ids=["password-port", "password-host", "token-host"],
+)
+
+
 @pytest.mark.promise(1, "a redirect to another host or port carries no credential", profiles=EVERYWHERE)
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"], ids=["port", "host"])
-def test_basic_auth_is_shown_to_the_registry_and_not_to_where_it_redirects(
-    registry: BadRegistry, tmp_path: Path, address: str
+@ELSEWHERE
+def test_what_the_registry_is_shown_is_not_shown_where_it_redirects(
+    registry: BadRegistry, tmp_path: Path, address: str, shown: str
 ) -> None:
     with bad_registry(address) as other:
-        assert pull_a_blob_that_is_elsewhere(registry, other, tmp_path) == BODY
-        assert PAIR in registry.everything()
+        assert pull_a_blob_that_is_elsewhere(registry, other, tmp_path, shown) == BODY
+        assert shown in registry.everything()
         assert other.seen and not holds_a_secret(other.everything())
         assert other.header_values("authorization") == []
 
 
 @pytest.mark.without_defence(1, "a redirect to another host or port carries no credential")
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"], ids=["port", "host"])
-def test_basic_auth_follows_a_redirect_that_is_taken_for_the_registry(
-    registry: BadRegistry, tmp_path: Path, mutate: Mutate, address: str
+@ELSEWHERE
+def test_a_redirect_that_is_taken_for_the_registry_is_shown_it_too(
+    registry: BadRegistry, tmp_path: Path, mutate: Mutate, address: str, shown: str
 ) -> None:
     mutate({"registry/remote.py": FOLLOWS_AS_ITSELF})
     with bad_registry(address) as other:
-        pull_a_blob_that_is_elsewhere(registry, other, tmp_path)
-        assert PAIR in other.everything()
+        pull_a_blob_that_is_elsewhere(registry, other, tmp_path, shown)
+        assert shown in other.everything()
 
 
 def name_a_realm(registry: BadRegistry, realm: BadRegistry, token: str = TOKEN) -> None:

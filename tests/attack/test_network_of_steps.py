@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,9 +16,8 @@ import pytest
 
 from sandboxbuild.executor import network
 from sandboxbuild.executor.names import StandIns
-from sandboxbuild.executor.proxy import ProxyRequest, proxy_environment
+from sandboxbuild.executor.proxy import ProxyRequest
 from sandboxbuild.gateway import egress, rules
-from sandboxbuild.gateway.audit import CONNECT
 from sandboxbuild.gateway.egress import Egress, Opened
 from sandboxbuild.gateway.rules import Allowed
 from sandboxbuild.policy.addresses import PUBLIC, Classified
@@ -27,21 +25,14 @@ from sandboxbuild.policy.isolation import Allow, NetworkRules
 from sandboxbuild.protocol.http1 import Body
 from tests.support.own_network import Ear
 from tests.support.promises import EVERYWHERE
-from tests.support.small_gateway import SmallGateway
+from tests.support.step_attack import NAME, OPEN, OTHER, PORTS, PROXY, PYTHON, RULES, UNREAD, Attack, tell_proxy
 from tests.support.step_attempts import PROXY_TRICKS
-from tests.support.step_namespace import StepNamespace, step_namespace
+from tests.support.step_namespace import step_namespace
 from tests.support.world import Names, World, own_address, world
 
 pytestmark = pytest.mark.root
 
-NAME, OTHER = "files.example.com", "other.example.com"
-PORTS = (80, 443, 2222, 8080)
-RULES = NetworkRules(run=(Allow(NAME, PORTS),), ranges=("127.0.0.0/8",))
-OPEN = NetworkRules(run=(Allow(NAME, PORTS), Allow(OTHER, PORTS)), ranges=("127.0.0.0/8",))
-UNREAD = RULES._replace(run=(Allow(NAME, PORTS, inspect=False),))
 EVERY_RANGE = ("0.0.0.0/0", "::/0")
-PROXY = dict(proxy_environment())
-PYTHON = "/usr/bin/python3"
 
 
 @pytest.fixture
@@ -64,52 +55,6 @@ def gone_out(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(egress, "_connect_to", guarded)
     return addresses
-
-
-class Attack:
-    """One step under some rules."""
-
-    def __init__(self, folder: Path, outside: World, rules: NetworkRules = RULES, names: Names | None = None) -> None:
-        self.names = names or Names({NAME: [outside.address], OTHER: [outside.address]})
-        folder = folder / f"attack-{time.monotonic_ns()}"
-        folder.mkdir()
-        self.gateway = SmallGateway(folder, rules, self.names)
-        self._namespace = step_namespace(str(folder), self.gateway.uplink, PORTS)
-        self.step: StepNamespace
-
-    def __enter__(self) -> Attack:
-        self.gateway.__enter__()
-        self.step = self._namespace.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._namespace.__exit__(None, None, None)
-        self.gateway.__exit__()
-
-    def python(self, script: str) -> tuple[int, str, str]:
-        return self.step.run(PYTHON, "-c", "import socket\n" + script)
-
-    def curl(self, *arguments: str, proxied: bool = False) -> int:
-        return self.step.run("curl", "-sS", "-m", "5", *arguments, environment=PROXY if proxied else {})[0]
-
-    def reached(self) -> list[str]:
-        time.sleep(0.1)
-        return [f"{record.name}:{record.port}" for record in self.gateway.audit.records() if record.kind == CONNECT]
-
-
-def tell_proxy(attack: Attack, text: str) -> str:
-    """What the proxy answers to raw bytes; | stands for CRLF."""
-    request = text.replace("|", "\r\n").replace("\\n", "\n").replace("\\t", "\t").encode()
-    script = (
-        f"s = socket.create_connection(('127.0.0.1', 3128)); s.sendall({request!r}); s.settimeout(3)\n"
-        "data = b''\n"
-        "try:\n"
-        "    s.shutdown(socket.SHUT_WR)\n"
-        "    while chunk := s.recv(65536): data += chunk\n"
-        "except OSError: pass\n"
-        "print(data.decode('latin-1'))\n"
-    )
-    return attack.python(script)[1]
 
 
 def literals(address: str) -> tuple[str, ...]:

@@ -49,7 +49,13 @@ def save(name: str, **values: Any) -> None:
     with opened_store(values) as store:
         image = find_image(store, name)
         names = (image.name,) if image.is_named else ()
-        write_outputs(store, image.descriptor, (spec,), names, platform=values["platform"] or "")
+        write_outputs(store, image.descriptor, (spec,), names, _warn, platform=values["platform"] or "")
+
+
+def _warn(message: str) -> None:
+    from sandboxbuild.cli.render.text import safe_words
+
+    sys.stderr.write(f"WARNING: {safe_words(message)}\n")
 
 
 @click.command(cls=TableCommand, flags=PUSH_FLAGS)

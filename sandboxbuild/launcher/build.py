@@ -39,7 +39,7 @@ from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.platform import host_platform
 from sandboxbuild.plan.handovers import NamedRun
 from sandboxbuild.policy.isolation import Isolation
-from sandboxbuild.protocol.events import BaseResolved, BuildFailed, BuildSucceeded, Event, PushCompleted
+from sandboxbuild.protocol.events import BaseResolved, BuildFailed, BuildSucceeded, Event, PushCompleted, WarningRaised
 from sandboxbuild.protocol.request import BuildRequest
 from sandboxbuild.runtimes.bundle import Bundle
 from sandboxbuild.runtimes.bundles import used_bundle
@@ -126,11 +126,14 @@ class _Build:
                 self._learn(isolation)
             with self.interruption.raising():
                 descriptor = self._verified(store, result)
-                written = write_outputs(store, descriptor, settings.outputs, self.names)
+                written = write_outputs(store, descriptor, settings.outputs, self.names, self._warn)
         return BuildOutcome(
             self.build_id, descriptor.media_type, descriptor.digest, descriptor.size_bytes,
             result.config_digest, self.names, self.record, written,
         )  # fmt: skip
+
+    def _warn(self, message: str) -> None:
+        self.observe(WarningRaised(message, None, ""))
 
     def _limit_time(self, limit_s: float) -> None:
         """The policy's limit, where it is the shorter one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sandboxbuild.errors import UsageError
 from sandboxbuild.launcher.settings import OutputSpec
@@ -24,9 +24,15 @@ def check_outputs(outputs: Sequence[OutputSpec]) -> None:
 
 
 def write_outputs(
-    store: Store, image: Descriptor, outputs: Sequence[OutputSpec], names: tuple[str, ...], *, platform: str = ""
+    store: Store,
+    image: Descriptor,
+    outputs: Sequence[OutputSpec],
+    names: tuple[str, ...],
+    warn: Callable[[str], None],
+    *,
+    platform: str = "",
 ) -> tuple[str, ...]:
-    """Write each output; gives their destinations. Warnings of exporters go to standard error."""
+    """Write each output; gives their destinations. `warn` hears what of the image isn't in one."""
     if not outputs:
         return ()
     from sandboxbuild.exporters import Output, export  # late: most builds write none
@@ -35,4 +41,6 @@ def write_outputs(
     for output in outputs:
         exported = export(output.kind, store, image, Output(output.destination, names, output.as_tar, platform))
         written.append(exported.destination)
+        for text in exported.warnings:
+            warn(f"output {output.destination}: {text}")
     return tuple(written)

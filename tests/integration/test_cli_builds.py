@@ -187,6 +187,21 @@ def test_a_stored_image_is_saved_for_docker(builder: Builder, context: Path) -> 
     assert listed["Architecture"] == "amd64"
 
 
+def test_what_an_output_leaves_out_is_a_warning(builder: Builder) -> None:
+    """Set-id bits, where others than root could reach the file."""
+    context = builder.context({"Dockerfile": "FROM scratch\nCOPY --chmod=4755 tool /tool\n", "tool": "x"}, "set-id")
+    target, metadata = builder.folder / "files", builder.folder / "metadata.json"
+    for folder in (target, builder.folder / "again"):
+        folder.mkdir()
+        os.chown(folder, 1000, 1000)
+    done = builder.run("-t", "set-id", "-o", f"type=local,dest={target}", "--metadata-file", metadata, context)
+    assert f"WARNING: output {target}: 1 files lost set-id bits" in done.log
+    assert "lost set-id bits" in json.loads(metadata.read_text())["sandboxbuild.warnings"][0]
+    assert (target / "tool").stat().st_mode & 0o4000 == 0
+    saved = builder("save", "set-id", "-o", f"type=local,dest={builder.folder / 'again'}")
+    assert f"WARNING: output {builder.folder / 'again'}: 1 files lost set-id bits" in saved.log
+
+
 def test_images_are_listed_removed_and_pruned(builder: Builder, context: Path) -> None:
     builder.run("-t", "app:1", "-t", "app:2", context)
     assert [image["name"] for image in json.loads(builder("images", "--format=json").out)] == ["app:1", "app:2"]

@@ -18,10 +18,9 @@ from sandboxbuild.archive.member import ArchiveLimits, TarMember
 from sandboxbuild.archive.metadata import Metadata, check_ids, settle, settle_link, settle_node
 from sandboxbuild.archive.nodes import is_whiteout, make_node
 from sandboxbuild.archive.reader import TarReader
-from sandboxbuild.archive.scan import OPEN_DIRECTORY
 from sandboxbuild.errors import LimitExceeded, SandboxbuildError
 from sandboxbuild.fstree import whiteout
-from sandboxbuild.system.files import hard_link, remove_tree
+from sandboxbuild.system.files import hard_link, open_directory, remove_tree
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -172,7 +171,7 @@ class Unpacker:
     def _directory(self, directory_fd: int, name: bytes, path: bytes, found: TarMember) -> None:
         try:
             os.mkdir(name, 0o700, dir_fd=directory_fd)
-            fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory_fd)
+            fd = open_directory(name, directory_fd)
         except FileExistsError:
             fd = self._merge_directory(directory_fd, name, path)
         try:
@@ -184,13 +183,13 @@ class Unpacker:
     def _merge_directory(self, directory_fd: int, name: bytes, path: bytes) -> int:
         """Open the directory that is there; anything else of that name makes room for a new one."""
         try:
-            return os.open(name, OPEN_DIRECTORY, dir_fd=directory_fd)
+            return open_directory(name, directory_fd)
         except OSError as error:
             if error.errno not in (errno.ENOTDIR, errno.ELOOP, errno.ENXIO):
                 raise
         self._clear(directory_fd, name, path)
         os.mkdir(name, 0o700, dir_fd=directory_fd)
-        fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory_fd)
+        fd = open_directory(name, directory_fd)
         self._hiding.replaced_by_directory(fd)
         return fd
 
@@ -273,7 +272,7 @@ class Unpacker:
         if replace:
             os.unlink(name, dir_fd=directory_fd)
         os.mkdir(name, 0o700, dir_fd=directory_fd)
-        fd = os.open(name, OPEN_DIRECTORY, dir_fd=directory_fd)
+        fd = open_directory(name, directory_fd)
         try:
             wanted = self._lower_metadata(path)
             settle(fd, wanted)

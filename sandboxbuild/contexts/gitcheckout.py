@@ -9,10 +9,9 @@ from typing import NamedTuple, Protocol
 
 from sandboxbuild.contexts.gitobjects import BLOB, TREE, TreeEntry, parse_tree, shown
 from sandboxbuild.errors import ContextError, LimitExceeded
-from sandboxbuild.system.files import write_all
+from sandboxbuild.system.files import open_directory, write_all
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LINK_LIMIT_BYTES = 4095
 
 
@@ -90,7 +89,7 @@ class Checkout:
         """A directory that this checkout made, step by step: none of them is a link, and `path` may be long."""
         descriptor = os.dup(folder_fd)
         for name in path.split(b"/") if path else ():
-            below = os.open(name, _OPEN_DIRECTORY, dir_fd=descriptor)
+            below = open_directory(name, descriptor)
             os.close(descriptor)
             descriptor = below
         return descriptor

@@ -13,10 +13,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
+from sandboxbuild.system.files import open_directory
+
 LOOK_S: Final = 0.2
 _BLOCK_BYTES: Final = 512  # of st_blocks, stat(2)
 _DEPTH_LIMIT: Final = 1000
-_OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class DiskUse:
@@ -106,7 +107,7 @@ class _Listing:
     __slots__ = ("_entries", "fd")
 
     def __init__(self, name: str, parent_fd: int | None) -> None:
-        self.fd = os.open(name, _OPEN_FOLDER, dir_fd=parent_fd)
+        self.fd = open_directory(name, parent_fd)
         self._entries = os.scandir(self.fd)
 
     def next(self) -> os.DirEntry[str] | None:

@@ -15,7 +15,7 @@ from sandboxbuild.fstree.changes import Change, Delete
 from sandboxbuild.fstree.entry import Entry
 from sandboxbuild.snapshotters.folder import make_like
 from sandboxbuild.snapshotters.lower import Found, LowerTree
-from sandboxbuild.system.files import copy_range, link_path, open_beneath
+from sandboxbuild.system.files import copy_range, link_path, open_beneath, open_directory
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PARENT = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -126,7 +126,7 @@ def _move_changes(changes: Iterable[Change], root_fd: int, target_fd: int) -> No
 
 def _make_directory(parent_fd: int, name: bytes, entry: Entry) -> None:
     os.mkdir(name, 0o700, dir_fd=parent_fd)
-    fd = os.open(name, OPEN_DIRECTORY, dir_fd=parent_fd)
+    fd = open_directory(name, parent_fd)
     try:
         settle(fd, _metadata(entry))
     finally:

@@ -56,6 +56,18 @@ def _resolve(root_fd: int, path: str | bytes, flags: int, mode: int, resolve: in
     return walk.open_walking(root_fd, os.fsencode(path), flags, mode, in_root=resolve == _IN_ROOT)
 
 
+def open_directory(name: str | bytes, dir_fd: int | None = None) -> int:
+    """Open the directory `name`, a single component, for listing. A link is ENOTDIR, wherever it leads.
+
+    In two steps, as gVisor (runsc of 2024-07) follows a link where O_DIRECTORY and O_NOFOLLOW come without O_PATH.
+    """
+    place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
+    try:
+        return os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=place)
+    finally:
+        os.close(place)
+
+
 def make_directories(root_fd: int, path: str | bytes, mode: int = 0o755) -> int:
     """Make the relative `path` below `root_fd`, following no link, and open it. What exists is left as it is."""
     current = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)
@@ -218,12 +230,11 @@ def _unlink(parent_fd: int, name: bytes) -> bool:
 
 
 def _open_to_empty(parent_fd: int, name: bytes) -> int:
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        fd = os.open(name, flags, dir_fd=parent_fd)
+        fd = open_directory(name, parent_fd)
     except PermissionError:
         _open_up(parent_fd, name)
-        return os.open(name, flags, dir_fd=parent_fd)
+        return open_directory(name, parent_fd)
     if os.fstat(fd).st_mode & 0o700 != 0o700:
         try:
             os.fchmod(fd, 0o700)

@@ -95,7 +95,18 @@ def _open_last(parent_fd: int, name: bytes, flags: int, mode: int, must_be_direc
         return None
     if must_be_directory:
         flags |= os.O_DIRECTORY
+    if flags & os.O_DIRECTORY and not flags & (os.O_PATH | os.O_TMPFILE ^ os.O_DIRECTORY):
+        return _open_directory(parent_fd, name, flags)
     return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, mode, dir_fd=parent_fd)
+
+
+def _open_directory(parent_fd: int, name: bytes, flags: int) -> int:
+    """In two steps: gVisor follows a link where O_DIRECTORY and O_NOFOLLOW come without O_PATH (files.open_directory)."""
+    place = os.open(name, _PATH_FLAGS | os.O_DIRECTORY, dir_fd=parent_fd)
+    try:
+        return os.open(".", flags & ~os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+    finally:
+        os.close(place)
 
 
 def _error(number: int, path: bytes) -> OSError:

@@ -12,7 +12,9 @@ import pytest
 from sandboxbuild.errors import SandboxbuildError
 from sandboxbuild.oci.descriptor import OCI_INDEX, OCI_MANIFEST, Descriptor
 from sandboxbuild.oci.digest import sha256_digest
-from sandboxbuild.store import Store
+from sandboxbuild.store import Store, layout
+from sandboxbuild.system import files
+from tests.support.promises import EVERYWHERE
 
 HEX = "ab" * 32
 
@@ -60,6 +62,7 @@ def use_everything(path: str) -> None:
                 pass
 
 
+@pytest.mark.promise(8, "a store full of traps leads the launcher nowhere", profiles=EVERYWHERE)
 @pytest.mark.parametrize("name", ["blobs/sha256", "layers", "cache", "cache/steps", "images", "builds", "tmp", "prune.lock"])
 def test_folder_turned_into_a_link_leads_nowhere(path: str, canary: Path, name: str) -> None:
     target = Path(path, name)
@@ -69,6 +72,7 @@ def test_folder_turned_into_a_link_leads_nowhere(path: str, canary: Path, name: 
     use_everything(path)
 
 
+@pytest.mark.promise(8, "a store full of traps leads the launcher nowhere", profiles=EVERYWHERE)
 @pytest.mark.parametrize(
     "name",
     [f"blobs/sha256/{HEX}", f"layers/{HEX}", f"cache/steps/{HEX}", f"images/{HEX}.json", "builds/x.lock", "tmp/x"]
@@ -93,6 +97,7 @@ def test_trap_in_the_place_of_an_item_is_not_followed(path: str, canary: Path, n
     use_everything(path)
 
 
+@pytest.mark.promise(8, "a store full of traps leads the launcher nowhere", profiles=EVERYWHERE)
 def test_layer_with_links_inside_is_removed_and_not_its_targets(path: str, canary: Path) -> None:
     with Store(path, create=False) as store, store.layers.staging() as staging:
         os.symlink(canary, os.path.join(staging, "link"))
@@ -115,6 +120,7 @@ def test_image_with_a_million_children_is_bounded(path: str) -> None:
         assert store.usage().images == 1
 
 
+@pytest.mark.promise(8, "a store full of traps leads the launcher nowhere", profiles=EVERYWHERE)
 @pytest.mark.parametrize("field", ["digest", "name"])
 @pytest.mark.parametrize("value", ["../../canary", "sha256:../../canary", "a" * 10_000, "\u202egpj.exe", "x\ny"])
 def test_entry_never_becomes_a_path(path: str, canary: Path, field: str, value: str) -> None:
@@ -128,3 +134,17 @@ def test_entry_never_becomes_a_path(path: str, canary: Path, field: str, value: 
         Path(path, "images", file).write_text(json.dumps(entry))
         assert store.images.list() == ()
     use_everything(path)
+
+
+@pytest.mark.without_defence(8, "a store full of traps leads the launcher nowhere", profiles=EVERYWHERE)
+def test_where_links_are_followed_a_prune_empties_what_they_name(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bait" / "deep").mkdir(parents=True)
+    (tmp_path / "bait" / "deep" / "file").write_text("gone")
+    Path(path, "tmp").rename(path + ".gone")
+    Path(path, "tmp").symlink_to(tmp_path / "bait")
+    monkeypatch.setattr(files, "_BENEATH", 0)
+    monkeypatch.setattr(layout, "_DIRECTORY", layout._DIRECTORY & ~os.O_NOFOLLOW)
+    use_everything(path)
+    assert "deep" not in os.listdir(tmp_path / "bait")

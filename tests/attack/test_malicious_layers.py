@@ -3,6 +3,7 @@
 The oracle is a folder of canaries beside the root: it is the same after each try, and nothing else appeared there.
 """
 
+import base64
 import gzip
 import hashlib
 import io
@@ -18,11 +19,14 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
+from sandboxbuild.archive import directories
 from sandboxbuild.archive.archives import unpack_archive
 from sandboxbuild.archive.member import ArchiveLimits
 from sandboxbuild.archive.pipeline import read_layer
 from sandboxbuild.errors import IntegrityError, LimitExceeded, SandboxbuildError
 from sandboxbuild.oci.descriptor import OCI_LAYER, Descriptor
+from tests.support.profiles import runtime_or_skip
+from tests.support.sandboxes import Lab
 
 pytestmark = pytest.mark.root
 Member = tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]
@@ -138,9 +142,6 @@ every_way = pytest.mark.parametrize("unpack", [as_layer, applied, added, added_b
 UP = "../../canaries"
 
 REFUSED: dict[str, Callable[[Ground], list[Member]]] = {
-    "dot dot": lambda g: [file(f"{UP}/new")],
-    "dot dot in the middle": lambda g: [folder("d"), file(f"d/../{UP}/new")],
-    "dot dot directory": lambda g: [folder(UP)],
     "through an absolute link": lambda g: [link("l", str(g.outside)), file("l/new")],
     "through a relative link": lambda g: [link("l", UP), file("l/new")],
     "over a file through a link": lambda g: [link("l", str(g.outside)), file("l/secret")],
@@ -167,6 +168,13 @@ REFUSED: dict[str, Callable[[Ground], list[Member]]] = {
     "name with a zero byte": lambda g: [info("x", pax_headers={"path": "a\0/../../canaries/new"})],
 }
 
+# An image's layers have no such names; in an archive that is added `..` stops at the root, as it does for BuildKit.
+CLIMBING: dict[str, Callable[[Ground], list[Member]]] = {
+    "dot dot": lambda g: [file(f"{UP}/new")],
+    "dot dot in the middle": lambda g: [folder("d"), file(f"d/../{UP}/new")],
+    "dot dot directory": lambda g: [folder(UP)],
+}
+
 HARMLESS: dict[str, Callable[[Ground], list[Member]]] = {
     "absolute name": lambda g: [file(f"{g.outside}/new")],
     "dangling link": lambda g: [link("l", str(g.outside / "secret"))],
@@ -188,6 +196,7 @@ HARMLESS: dict[str, Callable[[Ground], list[Member]]] = {
 }
 
 
+@pytest.mark.promise(8, "entries of archives and layers stay in their root")
 @every_way
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_would_leave_the_root_is_an_error(ground: Ground, unpack: Unpack, name: str) -> None:
@@ -195,6 +204,17 @@ def test_what_would_leave_the_root_is_an_error(ground: Ground, unpack: Unpack, n
         unpack(ground.root, tar_of(*REFUSED[name](ground)))
 
 
+@pytest.mark.promise(8, "entries of archives and layers stay in their root")
+@pytest.mark.parametrize("name", CLIMBING)
+def test_names_that_climb_are_errors_in_layers_and_stop_at_the_root_of_archives(ground: Ground, name: str) -> None:
+    for unpack in (as_layer, applied):
+        with pytest.raises(SandboxbuildError):
+            unpack(ground.root, tar_of(*CLIMBING[name](ground)))
+    for unpack in (added, added_below):
+        unpack(ground.root, tar_of(*CLIMBING[name](ground)))
+
+
+@pytest.mark.promise(8, "entries of archives and layers stay in their root")
 @every_way
 @pytest.mark.parametrize("name", HARMLESS)
 def test_what_only_looks_like_it_stays_inside(ground: Ground, unpack: Unpack, name: str) -> None:
@@ -212,6 +232,7 @@ WHITEOUTS: dict[str, Callable[[Ground], list[Member]]] = {
 }
 
 
+@pytest.mark.promise(8, "entries of archives and layers stay in their root")
 @pytest.mark.parametrize("unpack", [as_layer, applied], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("name", WHITEOUTS)
 def test_whiteouts_that_name_nothing_inside_are_errors(ground: Ground, unpack: Unpack, name: str) -> None:
@@ -219,6 +240,7 @@ def test_whiteouts_that_name_nothing_inside_are_errors(ground: Ground, unpack: U
         unpack(ground.root, tar_of(*WHITEOUTS[name](ground)))
 
 
+@pytest.mark.promise(8, "entries of archives and layers stay in their root")
 @pytest.mark.parametrize("unpack", [as_layer, applied], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("victim", [".wh.secret", ".wh..wh..opq", ".wh.sub"])
 @pytest.mark.parametrize("through", ["absolute", "relative"])
@@ -228,6 +250,7 @@ def test_whiteouts_do_not_follow_links_out(ground: Ground, unpack: Unpack, victi
         unpack(ground.root, tar_of(link("l", target), file(f"l/{victim}")))
 
 
+@pytest.mark.promise(8, "entries of archives and layers stay in their root")
 @pytest.mark.parametrize("name", ["l", "d/l"])
 def test_a_whiteout_of_a_link_removes_the_link(ground: Ground, name: str) -> None:
     (ground.root / "d").mkdir()
@@ -236,6 +259,7 @@ def test_a_whiteout_of_a_link_removes_the_link(ground: Ground, name: str) -> Non
     assert not (ground.root / name).is_symlink()
 
 
+@pytest.mark.promise(8, "entries of archives and layers stay in their root")
 def test_opaque_directories_that_hold_links_are_emptied_without_following_them(ground: Ground) -> None:
     (ground.root / "d/e").mkdir(parents=True)
     (ground.root / "d/e/l").symlink_to(ground.outside)
@@ -253,6 +277,7 @@ def test_a_hard_link_to_a_whiteout_is_an_error(ground: Ground) -> None:
         as_layer(ground.root, tar_of(file(".wh.a"), hard("b", "a")))
 
 
+@pytest.mark.promise(8, "directories that are swapped for links lead nowhere")
 @pytest.mark.parametrize("unpack", [as_layer, added], ids=lambda f: f.__name__)
 def test_a_link_that_is_swapped_while_a_layer_unpacks_leads_nowhere(ground: Ground, unpack: Unpack) -> None:
     """Ten thousand entries below a directory that another process exchanges with a link to the canaries."""
@@ -284,6 +309,7 @@ def test_a_link_that_is_swapped_while_a_layer_unpacks_leads_nowhere(ground: Grou
         thread.join()
 
 
+@pytest.mark.promise(9, "archives and layers have limits of bytes, entries and depth")
 def test_a_bomb_in_every_compression_stops_at_the_limit_of_bytes(ground: Ground) -> None:
     limits = ArchiveLimits(total_bytes=32 << 20)
     plain = tar_of((info("zeros"), bytes(64 << 20)))
@@ -294,17 +320,20 @@ def test_a_bomb_in_every_compression_stops_at_the_limit_of_bytes(ground: Ground)
             left.unlink()
 
 
+@pytest.mark.promise(9, "archives and layers have limits of bytes, entries and depth")
 def test_holes_count_as_bytes(ground: Ground) -> None:
     huge = info("f", pax_headers={"GNU.sparse.map": "0,0", "GNU.sparse.size": str(1 << 50)})
     with pytest.raises(LimitExceeded):
         as_layer(ground.root, tar_of(huge))
 
 
+@pytest.mark.promise(9, "archives and layers have limits of bytes, entries and depth")
 def test_a_million_entries_stop_at_the_limit_of_entries(ground: Ground) -> None:
     with pytest.raises(LimitExceeded):
         as_layer(ground.root, tar_of(*[folder(f"d{n}") for n in range(300)]), limits=ArchiveLimits(entries=200))
 
 
+@pytest.mark.promise(9, "archives and layers have limits of bytes, entries and depth")
 def test_endless_directories_stop_at_the_limit_of_depth(ground: Ground) -> None:
     with pytest.raises(LimitExceeded):
         as_layer(ground.root, tar_of(file("/".join("d" * 2000))))
@@ -316,12 +345,14 @@ def test_directories_as_deep_as_is_allowed_can_be_unpacked_and_replaced(ground: 
     assert (ground.root / "d").is_file()
 
 
+@pytest.mark.promise(9, "archives and layers have limits of bytes, entries and depth")
 def test_a_layer_of_ten_thousand_links_in_a_row_ends_soon(ground: Ground) -> None:
     members = [link(f"l{n}", f"l{n + 1}") for n in range(2000)]
     with pytest.raises(SandboxbuildError):
         as_layer(ground.root, tar_of(*members, file("l0/f")))
 
 
+@pytest.mark.promise(9, "archives and layers have limits of bytes, entries and depth")
 def test_links_that_multiply_end_soon(ground: Ground) -> None:
     members = [link(f"l{n}", "/".join([f"l{n + 1}"] * 10)) for n in range(30)]
     started = time.monotonic()
@@ -330,6 +361,7 @@ def test_links_that_multiply_end_soon(ground: Ground) -> None:
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.promise(8, "entries of archives and layers stay in their root")
 def test_set_id_bits_and_owners_go_to_new_files_alone(ground: Ground) -> None:
     (ground.root / "f").write_text("")
     (ground.root / "other").mkdir()
@@ -337,3 +369,91 @@ def test_set_id_bits_and_owners_go_to_new_files_alone(ground: Ground) -> None:
     added(ground.root, tar_of((info("f", mode=0o6755, uid=9), b"x")))
     kept = os.lstat(ground.root / "other/name")
     assert (kept.st_mode & 0o7777, kept.st_uid, kept.st_size) == (0o644, 0, 0)
+
+
+# What each archive above does to a sandbox's store, beside which it is unpacked: `cases` comes first, (way, name, tar).
+IN_A_SANDBOX = """
+import base64, hashlib, io, os, shutil
+from sandboxbuild.archive.archives import unpack_archive
+from sandboxbuild.archive.pipeline import read_layer
+from sandboxbuild.errors import SandboxbuildError
+from sandboxbuild.oci.descriptor import OCI_LAYER, Descriptor
+
+top = "/sandboxbuild/store/ground"
+outside = top + "/canaries"
+root = top + "/a/root"
+os.makedirs(outside + "/sub")
+os.chmod(outside, 0o755)
+with open(outside + "/secret", "w") as stream:
+    stream.write("canary")
+
+def picture():
+    rows = []
+    for folder, folders, names in os.walk(outside):
+        for path in (folder, *(os.path.join(folder, name) for name in names)):
+            status = os.lstat(path)
+            rows.append((path, status.st_mode, status.st_uid, status.st_nlink, status.st_mtime_ns, status.st_ctime_ns))
+    return rows, open(outside + "/secret").read()
+
+def unpack(way, data):
+    if way == "added":
+        source = os.memfd_create("archive")
+        os.write(source, data)
+        unpack_archive(source, os.open(root, os.O_RDONLY), b"")
+    else:
+        descriptor = Descriptor(OCI_LAYER, "sha256:" + hashlib.sha256(data).hexdigest(), len(data))
+        read_layer(io.BytesIO(data), descriptor, None, root, whiteouts=way)
+
+before = picture()
+value = []
+for way, name, data in cases:
+    os.makedirs(root)
+    try:
+        unpack(way, base64.b64decode(data))
+    except SandboxbuildError:
+        pass
+    if picture() != before:
+        value.append(f"{way}: {name}")
+        before = picture()
+    shutil.rmtree(top + "/a")
+"""
+
+
+@pytest.mark.promise(8, "entries of archives and layers stay in their root")
+@pytest.mark.parametrize("profile", ["plain", "runc", "gvisor"])
+def test_no_archive_changes_what_lies_beside_its_root_in_a_sandbox(tmp_path: Path, profile: str) -> None:
+    runtime = runtime_or_skip({"plain": "namespaces", "gvisor": "runsc"}.get(profile, profile))
+    (tmp_path / "ground").mkdir()
+    inside = Ground(tmp_path / "ground")
+    inside.outside = Path("/sandboxbuild/store/ground/canaries")
+    cases = [
+        (way, name, base64.b64encode(tar_of(*made(inside))).decode())
+        for name, made in {**REFUSED, **CLIMBING, **HARMLESS, **WHITEOUTS}.items()
+        for way in ("overlay", "apply", "added")
+    ]
+    lab = Lab(tmp_path, runtime=runtime)
+    try:
+        assert lab.python(f"cases = {cases!r}\n" + IN_A_SANDBOX) == []
+    finally:
+        lab.close()
+
+
+@pytest.mark.without_defence(8, "entries of archives and layers stay in their root")
+@every_way
+def test_where_links_are_followed_entries_are_written_outside(
+    tmp_path: Path, unpack: Unpack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "outside").mkdir()
+    monkeypatch.setattr(directories, "_FLAGS", directories._FLAGS & ~os.O_NOFOLLOW)
+    unpack(tmp_path / "root", tar_of(link("l", str(tmp_path / "outside")), file("l/new")))
+    assert (tmp_path / "outside" / "new").read_bytes() == b"pwned"
+
+
+@pytest.mark.without_defence(9, "archives and layers have limits of bytes, entries and depth")
+def test_without_their_limits_bombs_are_unpacked(ground: Ground) -> None:
+    endless = ArchiveLimits(total_bytes=1 << 60, entries=1 << 60)
+    data = tar_of((info("zeros"), bytes(64 << 20)), *[folder(f"d{n}") for n in range(300)])
+    as_layer(ground.root, gzip.compress(data), limits=endless)
+    assert (ground.root / "zeros").stat().st_size == 64 << 20
+    assert len(list(ground.root.iterdir())) == 301

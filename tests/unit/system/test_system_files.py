@@ -192,3 +192,14 @@ def test_written_file_has_its_mode_whatever_the_umask(tmp_path: Path) -> None:
         files.write_file(fd, "f", b"", 0o600)
     os.close(fd)
     assert (tmp_path / "f").stat().st_mode & 0o7777 == 0o664
+
+
+def test_a_directory_is_opened_through_no_link(tmp_path: Path, root: int) -> None:
+    (tmp_path / "root" / "to-a").symlink_to("a")
+    with pytest.raises(NotADirectoryError):
+        files.open_directory("to-a", root)
+    with pytest.raises(NotADirectoryError):
+        files.open_directory(b"dangling", root)
+    fd = files.open_directory("a", root)
+    assert sorted(os.listdir(fd)) == ["b", "up"]
+    os.close(fd)

@@ -85,6 +85,26 @@ class _Destination(NamedTuple):
     inside: bool
 
 
+class _Pivot(NamedTuple):
+    """A source of --parents: where the walk starts, what to take of it, and the path that must be among that, if any.
+
+    A `/./` ends what is left off of the path.
+    """
+
+    start: str
+    taken: str
+    required: str | None
+
+    @classmethod
+    def of(cls, pattern: str) -> _Pivot:
+        start, pivot, rest = pattern.partition("/./")
+        if not pivot:
+            start, rest = "", pattern
+        rest = rooted(rest)
+        named = not has_wildcards(start) and not has_wildcards(rest)
+        return cls(start, rest, rooted(f"{start}/{rest}") if named else None)
+
+
 class _Copier:
     """One CopyOp being decided."""
 
@@ -119,8 +139,8 @@ class _Copier:
         if not isinstance(source, ContextSource):
             rules = rules._replace(owner=self._owner)
         if self._op.parents:
-            pattern, taken = _with_parents(tree, pattern, where)
-            rules = rules._replace(include=Patterns((taken,)), exclude=_excluding_below(self._op.exclude, taken))
+            self._copy_with_parents(_Pivot.of(pattern), tree, rules, where)
+            return
         unpacks = self._op.is_add if self._op.unpack is None else self._op.unpack
         for path in select(tree, pattern, where):
             found = find(tree, path, where)
@@ -128,6 +148,20 @@ class _Copier:
                 self._unpack(origin, found.entry)
             else:
                 self._place(name_of(path), found, tree, rules, contents=True)
+
+    def _copy_with_parents(self, pivot: _Pivot, tree: Tree, rules: Rules, where: str) -> None:
+        """A path without wildcards has to be there, by itself and not through a link, and has to be taken."""
+        if pivot.required is not None and tree.entry(encode(pivot.required)) is None:
+            raise ContextError(f"/{pivot.required} is not in {where}")
+        taken = False
+        for path in select(tree, pivot.start, where) if pivot.taken else ():
+            found = find(tree, path, where)
+            if where == CONTEXT and path and not found.entry.is_directory:
+                continue  # BuildKit's context brings only what lies below
+            taken |= self._place(name_of(path), found, tree, rules._replace(include=Patterns((pivot.taken,))), contents=True)
+        if pivot.required is not None and not taken:
+            hint = "--parents copies named paths: write * for all" if not pivot.taken else "--exclude leaves it out"
+            raise ContextError(f"/{pivot.required} is not taken from {where}", hint=hint)
 
     def _copy_url(self, origin: int, source: UrlSource, tree: Tree) -> None:
         names = tree.children(b"")
@@ -155,9 +189,10 @@ class _Copier:
             action = WriteBytes(target, content, mode, uid, gid, self._draft.now_ns)
             self._draft.add(action, Entry(target, stat.S_IFREG | mode, uid, gid))
 
-    def _place(self, name: bytes, found: Found, tree: Tree, rules: Rules, *, contents: bool) -> None:
+    def _place(self, name: bytes, found: Found, tree: Tree, rules: Rules, *, contents: bool) -> bool:
+        """Whether something was taken."""
         target = self._target_of(name, is_directory=found.entry.is_directory, contents=contents)
-        Transfer(self._draft, tree, rules).copy(found.entry, target)
+        return Transfer(self._draft, tree, rules).copy(found.entry, target)
 
     def _target_of(self, name: bytes, *, is_directory: bool, contents: bool) -> bytes:
         """The path for a source called `name`, its parent made; for a directory's `contents` the path itself is made, too."""
@@ -176,31 +211,6 @@ class _Copier:
     def _make(self, path: bytes) -> None:
         octal = self._mode.octal if self._mode is not None else None
         self._draft.make_directories(path, DIRECTORY_MODE if octal is None else octal, self._owner)
-
-
-def _with_parents(tree: Tree, pattern: str, where: str) -> tuple[str, str]:
-    """--parents: the directory to start in, and what to take of it. A `/./` ends what is left off of the path."""
-    start, pivot, rest = pattern.partition("/./")
-    if not pivot:
-        start, rest = "", pattern
-    rest = rooted(rest)
-    if not has_wildcards(start) and not has_wildcards(rest):
-        find(tree, encode(rooted(f"{start}/{rest}")), where)
-    return start, rest
-
-
-def _excluding_below(exclude: tuple[str, ...], taken: str) -> Patterns:
-    """--exclude beside --parents: relative to where the walk starts, as BuildKit has it, and to the directory that is named.
-
-    The second is what the reference says ("relative to the source"); without it `--exclude=*.txt --parents d/` takes d/a.txt.
-    """
-    if has_wildcards(taken) or not taken:
-        return Patterns(exclude)
-    below = taken.replace("\\", "\\\\")
-    rebased = (
-        f"!{below}/{text[1:]}" if text.startswith("!") else f"{below}/{text}" for text in map(str.strip, exclude) if text
-    )
-    return Patterns(pattern for pair in zip(filter(str.strip, exclude), rebased, strict=True) for pattern in pair)
 
 
 def _where(source: StageSource | ImageSource | ContextSource) -> str:

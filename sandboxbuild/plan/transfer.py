@@ -73,16 +73,17 @@ class Transfer:
         self._rules = rules
         self._first: dict[tuple[int, int], bytes] = {}
         self._stack: list[_Frame] = []
+        self._taken = False
 
-    def copy(self, entry: Entry, target: bytes) -> None:
+    def copy(self, entry: Entry, target: bytes) -> bool:
         """Copy `entry`, for a directory all that is in it, to be at `target`; the parent of `target` exists.
 
-        Raises InputError where a directory and something else would meet.
+        Gives whether there was anything in it that is taken. Raises InputError where a directory and something else would meet.
         """
         place = _Place(entry, b"", target)
         if not entry.is_directory:
             self._write(place)
-            return
+            return True
         self._enter(place, True, ROOT, ROOT)
         while self._stack:
             frame = self._stack[-1]
@@ -93,6 +94,7 @@ class Transfer:
             child = self._tree.entry(join(frame.entry.path, name))
             if child is not None:
                 self._visit(_Place(child, join(frame.relative, name), join(frame.target, name)), frame)
+        return self._taken
 
     def _visit(self, place: _Place, parent: _Frame) -> None:
         path = decode(place.relative)
@@ -100,6 +102,7 @@ class Transfer:
         excluded = self._rules.exclude.judge(path, parent.excluded)
         taken = (included.taken or not self._rules.include) and not excluded.taken
         if taken:
+            self._taken = True
             self._make_waiting()
         if place.entry.is_directory:
             if taken or self._may_hold_taken(path, included, excluded):

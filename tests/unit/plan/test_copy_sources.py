@@ -202,10 +202,45 @@ def test_parents_need_a_source_that_is_there_unless_it_has_wildcards() -> None:
         made("x/q", context=DEEP, parents=True)
 
 
-def test_parents_and_exclude_go_together() -> None:
-    context = tree("d/a.txt", "d/b.bin", "d/e/c.txt")
-    for exclude in (("**/*.txt", "d/e"), ("*.txt", "e"), ("*", "!b.bin"), (" ", "d/*", "!d/b.bin")):
-        assert made("d/", context=context, parents=True, exclude=exclude) == ["/t", "/t/d", "/t/d/b.bin"]
+PAIRS = tree("d/a.txt", "d/b.bin", "d/e/c.txt", "f.txt")
+
+
+@pytest.mark.parametrize(
+    ("source", "exclude", "expected"),
+    [
+        ("d/", ("**/*.txt", "d/e"), "d d/b.bin"),
+        ("d/", ("*.txt", "e", "b.bin"), "d d/a.txt d/b.bin d/e d/e/c.txt"),
+        ("./d/.", ("d/*", "!d/b.bin"), "d d/b.bin"),
+        ("d/./b.bin", ("d/b.bin",), "b.bin"),
+        ("*", ("d",), "f.txt"),
+    ],
+)
+def test_exclude_is_relative_to_where_the_walk_of_parents_starts(source: str, exclude: tuple[str, ...], expected: str) -> None:
+    taken = made(source, context=PAIRS, parents=True, exclude=exclude)
+    assert taken == ["/t", *(f"/t/{name}" for name in expected.split())]
+
+
+@pytest.mark.parametrize(
+    ("source", "exclude"), [("d/a.txt", ("d/a.txt",)), ("d/./e", ("e",)), ("d", ("d",)), (".", ()), ("d/./.", ())]
+)
+def test_a_path_that_parents_names_has_to_be_taken(source: str, exclude: tuple[str, ...]) -> None:
+    with pytest.raises(ContextError, match="not taken"):
+        made(source, context=PAIRS, parents=True, exclude=exclude)
+
+
+LINKED = tree("d/a.txt", link("l", "d"), link("gone", "nowhere"))
+
+
+def test_parents_take_links_as_they_are_and_go_through_none() -> None:
+    assert made("gone l", context=LINKED, parents=True) == ["/t", "/t/gone", "/t/l"]
+    for source in ("l/a.txt", "l/./a.txt"):
+        with pytest.raises(ContextError, match="/l/a.txt is not in"):
+            made(source, context=LINKED, parents=True)
+    assert made("l/./*", context=LINKED, parents=True) == ["/t", "/t/a.txt"]
+
+
+def test_a_file_has_nothing_below_that_parents_could_take() -> None:
+    assert made("*/./g", context=tree("d/g", "f.txt"), parents=True) == ["/t", "/t/g"]
 
 
 def test_parents_list_no_directory_that_cannot_hold_a_match() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -219,34 +222,39 @@ exec setpriv --reuid 12345 --regid 12345 --clear-groups --inh-caps=-all "$@"
 """
 
 
-def as_user(tmp_path: Path, subordinate: str, spec_text: str = "{}") -> list[str]:
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """The user's folder: pytest closes its own to all but root, each time that it starts."""
+    folder = Path(tempfile.mkdtemp(prefix="sandboxbuild-user-"))
+    os.chown(folder, 12345, 12345)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def as_user(folder: Path, subordinate: str, spec_text: str = "{}") -> list[str]:
     """Run _AS_USER as uid 12345 of a made-up /etc; its lines."""
-    (tmp_path / "etc-passwd").write_text(Path("/etc/passwd").read_text() + "tester:x:12345:12345::/tmp:/bin/sh\n")
-    (tmp_path / "etc-group").write_text(Path("/etc/group").read_text() + "tester:x:12345:\n")
+    (folder / "etc-passwd").write_text(Path("/etc/passwd").read_text() + "tester:x:12345:12345::/tmp:/bin/sh\n")
+    (folder / "etc-group").write_text(Path("/etc/group").read_text() + "tester:x:12345:\n")
     for name in ("subuid", "subgid"):
-        (tmp_path / f"etc-{name}").write_text(subordinate)
+        (folder / f"etc-{name}").write_text(subordinate)
         if not os.path.exists(f"/etc/{name}"):
             pytest.skip(f"there is no /etc/{name} to cover")
-    work, context = tmp_path / "work", tmp_path / "context"
-    for folder in (work, context):
-        folder.mkdir()
-        os.chown(folder, 12345, 12345)
+    work, context = folder / "work", folder / "context"
+    for made in (work, context):
+        made.mkdir()
+        os.chown(made, 12345, 12345)
     (context / "f").write_text("mine")
     os.chown(context / "f", 12345, 12345)
-    for parent in tmp_path.parents:
-        if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    tmp_path.chmod(0o755)
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", _NAMESPACE, "sh", tmp_path, sys.executable, "-c", _AS_USER, work, context, spec_text],
+        ["unshare", "-m", "sh", "-c", _NAMESPACE, "sh", folder, sys.executable, "-c", _AS_USER, work, context, spec_text],
         capture_output=True, text=True, check=False, cwd=ROOT, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
 
-def test_a_user_with_subordinate_ids_has_all_ids(tmp_path: Path) -> None:
-    assert as_user(tmp_path, "tester:200000:65536\n") == [
+def test_a_user_with_subordinate_ids_has_all_ids(reachable: Path) -> None:
+    assert as_user(reachable, "tester:200000:65536\n") == [
         "range 65536",
         "0 ['0', 'chowned', '1'] ",
         "[65536, 'mine']",
@@ -254,20 +262,20 @@ def test_a_user_with_subordinate_ids_has_all_ids(tmp_path: Path) -> None:
     ]
 
 
-def test_ranges_in_pieces_serve_as_well(tmp_path: Path) -> None:
-    lines = as_user(tmp_path, "tester:200000:30000\n12345:300000:40000\n")
+def test_ranges_in_pieces_serve_as_well(reachable: Path) -> None:
+    lines = as_user(reachable, "tester:200000:30000\n12345:300000:40000\n")
     assert lines[:2] == ["range 65536", "0 ['0', 'chowned', '2'] "]
 
 
-def test_a_user_without_subordinate_ids_has_one(tmp_path: Path) -> None:
-    lines = as_user(tmp_path, "somebody:200000:65536\n")
+def test_a_user_without_subordinate_ids_has_one(reachable: Path) -> None:
+    lines = as_user(reachable, "somebody:200000:65536\n")
     assert lines[0] == "single 0"
     assert "'0'" in lines[1]
     assert "chowned" not in lines[1]
     assert lines[3] == "True"
 
 
-def test_another_user_in_single_mode_is_a_clear_error(tmp_path: Path) -> None:
-    lines = as_user(tmp_path, "", "{'uid': 1000, 'gid': 1000}")
+def test_another_user_in_single_mode_is_a_clear_error(reachable: Path) -> None:
+    lines = as_user(reachable, "", "{'uid': 1000, 'gid': 1000}")
     assert lines[1].startswith("126 []")
     assert "no such id in this sandbox" in lines[1]

@@ -100,8 +100,8 @@ class Tried:
     def planted(self) -> set[str]:
         """What the Dockerfile's names are in the store itself or beside it."""
         named = {"planted", "planted-up", "planted-flat", "unpacked", "worked", "relative", "cached", "cached-file"}
-        store = self.builder.store
-        return named & {name for place in (store, store / "blobs", self.folder, self.folder.parent) for name in os.listdir(place)}
+        places = (self.builder.store, self.builder.store / "blobs", self.folder, self.folder.parent)
+        return named & {name for place in places for name in os.listdir(place)}
 
     def stolen(self) -> list[str]:
         return [(self.rootfs / f"stolen{number}").read_text() for number in range(READS)]

@@ -58,11 +58,14 @@ class WrittenLayer(NamedTuple):
 
 
 class ReadLayer(NamedTuple):
-    """A layer that was verified and unpacked; `size_bytes` is that of the plain tar."""
+    """A layer that was verified and unpacked; `size_bytes` is that of the plain tar. `is_plain` says that the tree has no
+    whiteouts, attributes or devices, so that any filesystem holds it as it is.
+    """
 
     diff_id: str
     size_bytes: int
     entries: int
+    is_plain: bool
 
 
 Sink = Callable[[memoryview], object]
@@ -187,10 +190,10 @@ def read_layer(
     try:
         root_fd = os.open(target, OPEN_DIRECTORY)
         try:
-            entries = _unpack(plain, root_fd, whiteouts, limits, lowers)
+            unpacked = _unpack(plain, root_fd, whiteouts, limits, lowers)
         finally:
             os.close(root_fd)
-        return _verdict(plain.result(), entries, expected_diff_id, descriptor)
+        return _verdict(plain.result(), unpacked, expected_diff_id, descriptor)
     except IntegrityError:
         plain.close()
         blob.judge()  # if the blob isn't what was announced, that is the error to report
@@ -202,7 +205,7 @@ def read_layer(
         lowers.close()
 
 
-def _unpack(plain: PlainStream, root_fd: int, whiteouts: str, limits: ArchiveLimits, lowers: LowerLayers) -> int:
+def _unpack(plain: PlainStream, root_fd: int, whiteouts: str, limits: ArchiveLimits, lowers: LowerLayers) -> Unpacker:
     reader = TarReader(plain, limits, error=IntegrityError)
     unpacker = Unpacker(root_fd, reader, hiding=hiding(whiteouts), limits=limits, error=IntegrityError, lowers=lowers)
     try:
@@ -210,11 +213,11 @@ def _unpack(plain: PlainStream, root_fd: int, whiteouts: str, limits: ArchiveLim
         reader.drain()
     finally:
         unpacker.close()
-    return unpacker.entries
+    return unpacker
 
 
-def _verdict(found: tuple[str, int], entries: int, expected_diff_id: str | None, descriptor: Descriptor) -> ReadLayer:
+def _verdict(found: tuple[str, int], unpacked: Unpacker, expected_diff_id: str | None, descriptor: Descriptor) -> ReadLayer:
     diff_id, size_bytes = found
     if expected_diff_id is not None and diff_id != expected_diff_id:
         raise IntegrityError(f"the layer {descriptor.digest} unpacks to {diff_id}, but the image says {expected_diff_id}")
-    return ReadLayer(diff_id, size_bytes, entries)
+    return ReadLayer(diff_id, size_bytes, unpacked.entries, unpacked.is_plain)

@@ -32,6 +32,7 @@ class Unpacker:
 
     `hiding` says what whiteouts do. `owner` is given to all entries instead of their own. `lowers` gives parents that the
     archive doesn't list their metadata. `clamps` says that `..` stops at the root; else a name that climbs over it is an error.
+    `is_plain` says afterwards whether all of it is files, folders and links without attributes, and nothing is hidden below.
     Raises `error` for entries that can't be, IsolationError for ids that can't be had, LimitExceeded also for a full disk.
     """
 
@@ -60,6 +61,7 @@ class Unpacker:
         self._directories = Directories(root_fd, self)
         self._times: dict[bytes, int] = {}
         self.entries = 0
+        self.is_plain = True
 
     def close(self) -> None:
         self._directories.forget()
@@ -132,12 +134,14 @@ class Unpacker:
         except whiteout.NotAWhiteout as error:
             raise self._error(f"the whiteout {shown(path)} is invalid: {error}") from error
         if found is not None:
+            self.is_plain = False
             self._hiding.hide(self._directories, found)
         return found is not None
 
     def _metadata(self, path: bytes, found: TarMember) -> Metadata:
         uid, gid = self._owner or (found.uid, found.gid)
         check_ids(uid, gid, path)
+        self.is_plain = self.is_plain and not found.xattrs
         return Metadata(path, found.mode, uid, gid, found.mtime_ns, found.xattrs)
 
     def _file(self, directory_fd: int, name: bytes, path: bytes, found: TarMember) -> None:
@@ -190,6 +194,7 @@ class Unpacker:
         self._clear(directory_fd, name, path)
         os.mkdir(name, 0o700, dir_fd=directory_fd)
         fd = open_directory(name, directory_fd)
+        self.is_plain = False
         self._hiding.replaced_by_directory(fd)
         return fd
 
@@ -203,6 +208,7 @@ class Unpacker:
 
     def _node(self, directory_fd: int, name: bytes, path: bytes, found: TarMember) -> None:
         kind = _NODE_TYPES[found.kind]
+        self.is_plain = False
         try:
             try:
                 make_node(directory_fd, name, kind, found.rdev)
@@ -277,6 +283,7 @@ class Unpacker:
             wanted = self._lower_metadata(path)
             settle(fd, wanted)
             if replace:
+                self.is_plain = False
                 self._hiding.replaced_by_directory(fd)
         finally:
             os.close(fd)

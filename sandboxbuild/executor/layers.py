@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from sandboxbuild.archive.pipeline import read_layer, write_layer
+from sandboxbuild.archive.pipeline import ReadLayer, read_layer, write_layer
 from sandboxbuild.errors import SandboxbuildError
 from sandboxbuild.executor.channel import Vertex
 from sandboxbuild.oci.descriptor import Descriptor
 from sandboxbuild.oci.digest import chain_id
 from sandboxbuild.snapshotters import Workspace
 from sandboxbuild.store import Store
+from sandboxbuild.store.layers import Layers as StoredLayers
 
 PARALLEL_LAYERS = 3
 READ_BYTES = 1024 * 1024
@@ -132,23 +133,45 @@ class Layers:
             path = self._store.layers.path(prefix.chain_id)
             if path is not None:
                 return path
+            shared = self._store.shared_layers
+            if shared is not None and (path := self._shared(shared, prefix, parents, vertex)) is not None:
+                return path
             with self._store.layers.staging() as staging:
                 target = os.path.join(staging, "layer")
                 os.mkdir(target, 0o755)
-                self._read(prefix.layers[-1], target, parents, vertex)
-                return self._store.layers.commit(target, prefix.chain_id)
+                found = self._read(prefix.layers[-1], target, parents, vertex)
+                return self._store.layers.commit(target, prefix.chain_id, is_plain=found.is_plain)
 
-    def _read(self, layer: LayerRef, target: str, parents: Sequence[str], vertex: Vertex) -> None:
+    def _shared(self, shared: StoredLayers, prefix: Rootfs, parents: Sequence[str], vertex: Vertex) -> str | None:
+        """A plain layer in the store itself, where it stays for later builds, though other layers have to be kept elsewhere.
+
+        None for one that can't lie there, whatever the reason: the same bytes are unpacked elsewhere then, and an error that is
+        theirs is met again.
+        """
+        if (path := shared.path(prefix.chain_id)) is not None:
+            return path if shared.is_plain(prefix.chain_id) else None
+        self._fetch(prefix.layers[-1], vertex)
+        try:
+            with shared.staging() as staging:
+                target = os.path.join(staging, "layer")
+                os.mkdir(target, 0o755)
+                if self._read(prefix.layers[-1], target, parents, vertex).is_plain:
+                    return shared.commit(target, prefix.chain_id, is_plain=True)
+        except (OSError, SandboxbuildError):
+            pass
+        return None
+
+    def _read(self, layer: LayerRef, target: str, parents: Sequence[str], vertex: Vertex) -> ReadLayer:
         described = layer.descriptor
         with self._lock("blob", described.digest):
             if self._store.blobs.has(described.digest):
                 with self._store.blobs.open(described.digest) as stream:
-                    read_layer(stream, described, layer.diff_id, target, parents=parents)
-                return
+                    return read_layer(stream, described, layer.diff_id, target, parents=parents)
             with self._store.blobs.ingest(hashed=False) as ingest:
                 tee = _Tee(self._open(layer, vertex), ingest.write)
-                read_layer(tee, described, layer.diff_id, target, parents=parents)
+                found = read_layer(tee, described, layer.diff_id, target, parents=parents)
                 ingest.commit(described.digest)
+                return found
 
     def _fetch(self, layer: LayerRef, vertex: Vertex) -> None:
         with self._lock("blob", layer.descriptor.digest):

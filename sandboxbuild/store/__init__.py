@@ -39,6 +39,7 @@ class Store:
         self._scratch = Scratch(self.root, build_id)
         self.blobs = Blobs(self._scratch)
         self.layers = Layers(self._scratch)
+        self.shared_layers: Layers | None = None
         self.cache = StepCache(self._scratch)
         self._images: Images | None = None
         self._hashes: FileHashes | None = None
@@ -85,9 +86,11 @@ class Store:
 
     def keep_layers_at(self, path: str) -> None:
         """Keep this process's unpacked layers below `path`, for itself: where the store's filesystem can't hold them as they
-        are (no whiteouts, no attributes). Call before anything uses `layers`. Raises UsageError.
+        are (no whiteouts, no attributes). The store's own are then `shared_layers`, of which only plain ones are of use. Call
+        before anything uses `layers`. Raises UsageError.
         """
         make_skeleton(path, os.geteuid(), os.getegid(), "")
+        self.shared_layers = self.layers
         self.layers = Layers(Scratch(Root(path), self._scratch.build_id))
 
     @property

@@ -17,6 +17,7 @@ from sandboxbuild.store.leases import using
 from sandboxbuild.store.scratch import Scratch
 
 TREE: Final = "fs"
+PLAIN: Final = "plain"  # beside it, empty, where the tree has no whiteouts, attributes or devices
 MADE: Final = "made"  # its content is the tree's size in bytes if that is known, its mtime the time of the commit
 
 
@@ -39,6 +40,11 @@ class Layers:
                 return None
         return f"{root.path}/layers/{name}/{TREE}"
 
+    def is_plain(self, chain_id: str) -> bool:
+        """Whether an unpacked layer is known to be one that any filesystem holds as it is."""
+        name = encoded_of(parse_digest(chain_id))
+        return os.path.lexists(f"{self._scratch.root.path}/layers/{name}/{PLAIN}")
+
     @contextmanager
     def staging(self) -> Iterator[str]:
         """The path of a fresh, empty folder (0700) in the store; what is left of it at the end is removed.
@@ -53,8 +59,8 @@ class Layers:
         finally:
             self._scratch.remove(name)
 
-    def commit(self, staging: str, chain_id: str, size_bytes: int | None = None) -> str:
-        """Make the directory `staging` (or one in it) the unpacked layer `chain_id`; gives its new path.
+    def commit(self, staging: str, chain_id: str, size_bytes: int | None = None, *, is_plain: bool = False) -> str:
+        """Make the directory `staging` (or one in it) the unpacked layer `chain_id`; gives its new path. `is_plain` is noted.
 
         If another process was first, its tree stays and this one is removed. Raises LimitExceeded if the disk is full.
         """
@@ -65,6 +71,8 @@ class Layers:
             fd = root.make_folder(self._scratch.fd, wrapper)
             try:
                 _note_made(fd, size_bytes, root.path)
+                if is_plain:
+                    os.close(os.open(PLAIN, NEW_FILE, 0o644, dir_fd=fd))
                 os.rename(staging, TREE, dst_dir_fd=fd)
                 self._publish(wrapper, name)
             finally:

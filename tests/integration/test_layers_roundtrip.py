@@ -11,6 +11,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -178,6 +179,31 @@ def test_a_layer_becomes_a_lower_directory_of_an_overlay(tmp_path: Path) -> None
     assert stat.S_ISCHR(gone.st_mode) and gone.st_rdev == 0
     assert os.getxattr(tmp_path / "l/o", "user.overlay.opaque") == b"y"
     assert os.listdir(tmp_path / "l/o") == ["kept"]
+
+
+PLAIN_MEMBERS = (
+    folder("a"),
+    file("a/b"),
+    info("a/c", tarfile.SYMTYPE, linkname="b"),
+    info("a/d", tarfile.LNKTYPE, linkname="a/b"),
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "is_plain"),
+    [
+        ((), True),
+        ((file("a/.wh.gone"),), False),
+        ((file("a/.wh..wh..opq"),), False),
+        ((file("f", pax_headers={"SCHILY.xattr.user.note": "x"}),), False),
+        ((info("null", tarfile.CHRTYPE, devmajor=1, devminor=3),), False),
+        ((info("pipe", tarfile.FIFOTYPE),), False),
+        ((file("x"), folder("x")), False),
+    ],
+    ids=["nothing else", "whiteout", "opaque", "attribute", "device", "fifo", "folder for a file"],
+)
+def test_a_layer_that_any_filesystem_holds_is_plain(tmp_path: Path, more: tuple[Any, ...], is_plain: bool) -> None:
+    assert unpack(tar_of(*PLAIN_MEMBERS, *more), tmp_path / "layer").is_plain is is_plain
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])

@@ -136,6 +136,30 @@ def test_every_way_of_building_gives_the_same_bytes(builder: Builder, context: P
         assert hashlib.sha256(image.read_bytes()).digest() == hashlib.sha256(images["overlay"].read_bytes()).digest(), way
 
 
+def test_a_base_is_unpacked_once_for_all_profiles_where_any_filesystem_holds_it(builder: Builder, context: Path) -> None:
+    """gVisor's bind mounts hold plain layers alone; those with deletions, devices and attributes are unpacked in each build."""
+    runtime_or_skip("runsc")
+    layout = builder.folder / "layout"
+    base = ("--build-context", f"base=oci-layout://{layout}", "--no-cache", "--source-date-epoch", EPOCH)
+    builder.run(*base[2:], "--target", "first", "-o", f"type=oci,dest={layout},tar=false", context)
+    child = builder.context({"Dockerfile": "FROM base\nUSER 0\nRUN rm /copy; touch /new; ln /bin/busybox /more\n"}, "child")
+    digests = {}
+    for profile in ("plain", "gvisor"):
+        builder.store = builder.folder / f"child-of-{profile}"
+        digests[profile] = builder.metadata("--profile", profile, *base, child)["containerimage.digest"]
+    assert digests["plain"] == digests["gvisor"]
+    layers = list((builder.store / "layers").iterdir())
+    assert layers, "nothing was kept"
+    assert all((layer / "plain").exists() for layer in layers)
+    unpacked = [layer for layer in (builder.folder / "child-of-plain" / "layers").iterdir() if not (layer / "plain").exists()]
+    assert len(unpacked) > 1, "no layer of this base is for plain alone, so nothing was tried"
+    busybox = next(layer / "fs" for layer in layers if (layer / "fs/bin/busybox").exists())
+    (busybox / "bin" / "left").write_text("by the test, to see that this very folder is below the step")
+    child.joinpath("Dockerfile").write_text("FROM base\nUSER 0\nRUN [ -e /bin/left ]\n")
+    for profile in ("gvisor", "plain"):
+        builder.run("--profile", profile, *base, child)
+
+
 def test_gvisor_gives_a_linked_file_to_who_links_it(builder: Builder) -> None:
     """A fault of its overlay (runsc of 2024-07), and the one known difference: docs/isolation.md says so."""
     runtime_or_skip("runsc")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Final
+from itertools import islice
+from typing import Final, NamedTuple
 
 from sandboxbuild.system import libc
 
@@ -22,7 +23,8 @@ RESOLVE_IN_ROOT: Final = 0x10
 _IN_ROOT: Final = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS
 _BENEATH: Final = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS
 _ATTEMPTS: Final = 64  # openat2(2): EAGAIN when a rename elsewhere made the answer uncertain
-_MAX_DEPTH: Final = 4096
+_MAX_DEPTH: Final = 256  # of descriptors that are open at once
+_NAMES_AT_ONCE: Final = 4096
 _COPY_CHUNK: Final = 1 << 20
 
 
@@ -176,40 +178,85 @@ def fsync_directory(path: str | bytes | int) -> None:
 def remove_tree(parent_fd: int, name: str | bytes) -> None:
     """Remove `name` below `parent_fd` and all that is in it; absent is fine. Never follows a link, never recurses in Python.
 
-    A directory that its owner can't search or write is opened up first. Other filesystems mounted below raise EBUSY.
+    A directory that its owner can't search or write is opened up first. Other filesystems mounted below raise EBUSY. A tree may
+    be as deep and as wide as it likes: what lies too deep is first moved up to its top, and names are read some at a time.
     """
     name = os.fsencode(name)
     if b"/" in name or name in (b"", b".", b".."):
         raise ValueError("remove_tree takes one name")
-    if _unlink(parent_fd, name):
-        return
-    stack: list[tuple[int, bytes, list[bytes]]] = []
-    _push(stack, parent_fd, name)
-    try:
-        while stack:
-            _remove_next(stack, parent_fd)
-    finally:
-        for fd, _, _ in stack:
-            os.close(fd)
+    if not _unlink(parent_fd, name):
+        removal = _Removal(parent_fd)
+        try:
+            removal.run(name)
+        finally:
+            removal.close()
 
 
-def _push(stack: list[tuple[int, bytes, list[bytes]]], parent_fd: int, name: bytes) -> None:
-    if len(stack) >= _MAX_DEPTH:
-        raise OSError(errno.ELOOP, "directories nest too deep", name)
-    fd = _open_to_empty(parent_fd, name)
-    stack.append((fd, name, [os.fsencode(entry) for entry in os.listdir(fd)]))
+class _Emptied(NamedTuple):
+    """An open directory that is being emptied, and those of its names that were read and are still to be removed."""
+
+    fd: int
+    name: bytes
+    names: list[bytes]
 
 
-def _remove_next(stack: list[tuple[int, bytes, list[bytes]]], parent_fd: int) -> None:
-    fd, name, names = stack[-1]
-    while names:
-        child = names.pop()
-        if not _unlink(fd, child):
-            _push(stack, fd, child)
-            return
-    stack.pop()
-    os.close(fd)
-    os.rmdir(name, dir_fd=stack[-1][0] if stack else parent_fd)
+class _Removal:
+    """One removal: the directories from the top down to where it is."""
+
+    def __init__(self, parent_fd: int) -> None:
+        self._parent_fd = parent_fd
+        self._stack: list[_Emptied] = []
+        self._moved = 0
+
+    def run(self, name: bytes) -> None:
+        self._enter(self._parent_fd, name)
+        while self._stack:
+            self._go_on()
+
+    def _enter(self, parent_fd: int, name: bytes) -> None:
+        self._stack.append(_Emptied(_open_to_empty(parent_fd, name), name, []))
+
+    def _go_on(self) -> None:
+        """Until there is a directory to enter, or this one is gone."""
+        here = self._stack[-1]
+        while names := here.names or self._read_names(here):
+            name = names.pop()
+            if not _unlink(here.fd, name):
+                if len(self._stack) < _MAX_DEPTH or not self._move_up(here.fd, name):
+                    self._enter(here.fd, name)
+                return
+        self._stack.pop()
+        os.close(here.fd)
+        os.rmdir(here.name, dir_fd=self._stack[-1].fd if self._stack else self._parent_fd)
+
+    def _read_names(self, here: _Emptied) -> list[bytes]:
+        with os.scandir(here.fd) as entries:
+            here.names.extend(os.fsencode(entry.name) for entry in islice(entries, _NAMES_AT_ONCE))
+        return here.names
+
+    def _move_up(self, fd: int, name: bytes) -> bool:
+        """Whether the directory could be moved to the top, where it is found by and by: an overlay can't move what lies in a
+        lower layer (EXDEV).
+        """
+        os.close(_open_to_empty(fd, name))  # a directory that changes its parent is written to
+        top = self._stack[0].fd
+        while True:
+            self._moved += 1
+            try:
+                os.rename(name, b".deep-%d" % self._moved, src_dir_fd=fd, dst_dir_fd=top)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
+                    continue
+                if error.errno == errno.EXDEV:
+                    return False
+                raise
+            return True
+
+    def close(self) -> None:
+        for directory in self._stack:
+            os.close(directory.fd)
 
 
 def _unlink(parent_fd: int, name: bytes) -> bool:

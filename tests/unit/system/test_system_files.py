@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -132,18 +134,63 @@ def test_removal_stays_on_this_side_of_a_link(tmp_path: Path) -> None:
     assert (canary / "file").read_text() == "kept"
 
 
-def test_removal_bears_a_deep_tree(tmp_path: Path) -> None:
-    fd = os.open(tmp_path, os.O_RDONLY)
-    current = os.dup(fd)
-    for _ in range(60):
-        os.mkdir("d" * 200, dir_fd=current)
-        following = os.open("d" * 200, os.O_RDONLY, dir_fd=current)
+def nested(top: Path, depth: int, name: str) -> None:
+    """`depth` directories, each in the one before, with a file in each hundredth."""
+    current = os.open(top, os.O_RDONLY)
+    for number in range(depth):
+        os.mkdir(name, dir_fd=current)
+        following = os.open(name, os.O_RDONLY, dir_fd=current)
         os.close(current)
         current = following
+        if number % 100 == 0:
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=current))
     os.close(current)
-    files.remove_tree(fd, "d" * 200)
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder on a tmpfs: a busy disk takes a millisecond for each of 20,000 directories."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:  # where every Linux has one
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(("depth", "name"), [(60, "d" * 200), (20_000, "d"), (600, ".deep-1")])
+def test_removal_bears_a_deep_tree(in_memory: Path, depth: int, name: str) -> None:
+    """In bounded memory: with no more open directories than a few hundred, and no path longer than a name."""
+    nested(in_memory, depth, name)
+    fd = os.open(in_memory, os.O_RDONLY)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (600, hard))
+    try:
+        files.remove_tree(fd, name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert os.listdir(fd) == []
     os.close(fd)
+
+
+def test_what_was_moved_up_hides_nothing_that_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_MAX_DEPTH", 2)
+    (tmp_path / "tree").mkdir()
+    nested(tmp_path / "tree", 8, "d")
+    (tmp_path / "tree" / ".deep-1").write_text("a file")
+    (tmp_path / "tree" / ".deep-2" / "full").mkdir(parents=True)
+    (tmp_path / "tree" / "d" / "d" / "d").chmod(0)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    files.remove_tree(fd, "tree")
+    os.close(fd)
+    assert os.listdir(tmp_path) == []
+
+
+def test_more_names_than_are_read_at_once_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_NAMES_AT_ONCE", 7)
+    (tmp_path / "tree").mkdir()
+    for number in range(50):
+        (tmp_path / "tree" / f"{number}").mkdir() if number % 2 else (tmp_path / "tree" / f"{number}").touch()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    files.remove_tree(fd, "tree")
+    os.close(fd)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b"])

@@ -34,14 +34,15 @@ def check(path: str | None, **values: Any) -> int:
     """
     from sandboxbuild.cli.settings import plan_settings
     from sandboxbuild.errors import ContextError
-    from sandboxbuild.launcher.sources import find_sources
+    from sandboxbuild.launcher.sources import find_sources, ignore_rules
 
     settings = plan_settings(path, {"label": (), "source_date_epoch": None, "store": None} | values, os.environ)
     sources = find_sources(settings, sys.stdin.buffer)
     if sources.dockerfile is None:
         raise ContextError("the Dockerfile is in a context that is not here", hint="fetch it, or give the Dockerfile with -f")
     try:
-        warnings, is_strict = find_warnings(sources.dockerfile, sources.dockerfile_name, settings)
+        ignore = ignore_rules(sources)
+        warnings, is_strict = find_warnings(sources.dockerfile, sources.dockerfile_name, settings, ignore)
     except DockerfileError as error:
         if values["format"] != "json":
             raise
@@ -54,7 +55,7 @@ def check(path: str | None, **values: Any) -> int:
     return FAILED if warnings and (is_strict or values["fail_on"] == "warning") else 0
 
 
-def find_warnings(text: bytes, name: str, settings: Any) -> tuple[Sequence[tuple[Span, str]], bool]:
+def find_warnings(text: bytes, name: str, settings: Any, ignore: Any) -> tuple[Sequence[tuple[Span, str]], bool]:
     """(the warnings of all platforms, whether the file says that they are errors). Raises DockerfileError."""
     from sandboxbuild.dockerfile import check as check_dockerfile
     from sandboxbuild.dockerfile import parse
@@ -67,7 +68,7 @@ def find_warnings(text: bytes, name: str, settings: Any) -> tuple[Sequence[tuple
     parsed = parse(text, name)
     found: set[tuple[Span, str]] = set()
     for platform in settings.platforms or ("",):
-        found.update(check_dockerfile(parsed, lower_options(settings, platform, build_platform)))
+        found.update(check_dockerfile(parsed, lower_options(settings, platform, build_platform, ignore)))
     return sorted(found), parse_options(parsed.directives.check).error
 
 

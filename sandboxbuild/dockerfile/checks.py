@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from sandboxbuild.dockerfile.directives import read_directive
 from sandboxbuild.dockerfile.gotext import parse_bool
 from sandboxbuild.dockerfile.spans import Fault, Place, closest, readable
+from sandboxbuild.dockerfile.words import SPACE
 from sandboxbuild.errors import Span
 
 RULES: Final[Mapping[str, str]] = {
@@ -33,6 +35,7 @@ RULES: Final[Mapping[str, str]] = {
     "FromPlatformFlagConstDisallowed": "FROM --platform is no constant.",
     "ExposeProtoCasing": "The protocol of EXPOSE is lower case.",
     "ExposeInvalidFormat": "EXPOSE names no address and no port of the host.",
+    "CopyIgnoredFile": "No COPY or ADD names what the ignore file leaves out.",
     "InvalidDefinitionDescription": "A comment above FROM or ARG begins with the name that it describes (experimental).",
     "UnusedBuildArg": "Each --build-arg is declared by an ARG.",
 }
@@ -42,6 +45,7 @@ _SECRET: Final = frozenset(
 )
 _NO_SECRET: Final = frozenset(("public", "file", "version"))
 _MOST: Final = 1_000
+ALL: Final = "all"
 
 
 class CheckOptions(NamedTuple):
@@ -53,11 +57,12 @@ class CheckOptions(NamedTuple):
 
 
 def parse_options(text: str) -> CheckOptions:
-    """`skip=A,B;error=true;experimental=all`. Raises a Fault."""
+    """`skip=A,B;error=true;experimental=all`; what follows a blank is a remark. Raises a Fault."""
     options = CheckOptions()
-    for part in text.split(";") if text.strip() else ():
+    text = text.strip(SPACE).partition(" ")[0]
+    for part in text.split(";", 2) if text else ():
         key, equals, value = part.partition("=")
-        names = frozenset(name.strip() for name in value.split(","))
+        names = frozenset((ALL,)) if value.strip() == ALL else frozenset(name.strip() for name in value.split(",")) - {ALL}
         if key.strip() == "skip" and equals:
             options = options._replace(skip=names)
         elif key.strip() == "experimental" and equals:
@@ -82,16 +87,19 @@ class Linter:
 
     def enter(self, comments: Sequence[str]) -> None:
         self._here = frozenset()
-        for comment in comments:
-            if comment.startswith("check="):
-                self._here |= parse_options(comment.removeprefix("check=")).skip
+        directives = (read_directive(f"#{comment}") for comment in comments)
+        text = next((found[1] for found in directives if found is not None and found[0] == "check"), "")
+        try:
+            self._here = parse_options(text).skip
+        except Fault:
+            return  # to BuildKit a comment that is no directive is a comment
 
     def warn(self, rule: str, message: str, place: Place | None, token: str = "") -> None:
         """Once for each place and message, and not without end."""
         skipped = self.options.skip | self._here
-        if place is None or rule in skipped or "all" in skipped or len(self.warnings) >= _MOST:
+        if place is None or rule in skipped or ALL in skipped or len(self.warnings) >= _MOST:
             return
-        if rule in _EXPERIMENTAL and not self.options.experimental & {rule, "all"}:
+        if rule in _EXPERIMENTAL and not self.options.experimental & {rule, ALL}:
             return
         warning = (place.span(token), readable(f"{rule}: {message}"))
         if warning not in self._seen:
@@ -140,12 +148,16 @@ class Linter:
             message = f"relative workdir {path!r} can have unexpected results if the base image changes"
             self.warn("WorkdirRelativePath", message, place, path)
 
+    def ignored_source(self, keyword: str, source: str, place: Place) -> None:
+        message = f"Attempting to {keyword.capitalize()} file {source!r} that is excluded by .dockerignore"
+        self.warn("CopyIgnoredFile", message, place, source)
+
     def expose_format(self, operand: str, place: Place) -> None:
         protocol = operand.partition("/")[2]
         if protocol != protocol.lower():
             message = f"defined protocol {operand!r} for EXPOSE should be lowercase"
             self.warn("ExposeProtoCasing", message, place, operand)
-        if ":" in operand:
+        if operand.rpartition(":")[0].strip(":"):
             message = f"EXPOSE instruction should not define an IP address or host-port mapping, found {operand!r}"
             self.warn("ExposeInvalidFormat", message, place, operand)
 

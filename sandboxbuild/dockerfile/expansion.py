@@ -42,8 +42,7 @@ class Mode(NamedTuple):
 
 
 class Expansion(NamedTuple):
-    """`pieces` are (text, quoted). `used` are the names that were found, `unset` those that weren't and have no
-    modifier for that."""
+    """`pieces` are (text, quoted). `used` are the names that were found, `unset` those that weren't, default or not."""
 
     pieces: tuple[tuple[str, bool], ...]
     used: frozenset[str] = frozenset()
@@ -220,12 +219,12 @@ class _Lexer:
                 self.position += 1
         return self.text[start : self.position]
 
-    def _look_up(self, name: str, *, may_be_unset: bool = False) -> str | None:
+    def _look_up(self, name: str) -> str | None:
         value = self.env.get(name)
         if value is not None:
             self.used.add(name)
             self.budget.spend(len(value))
-        elif not may_be_unset:
+        else:
             self.unset.add(name)
         return value
 
@@ -287,7 +286,7 @@ class _Lexer:
     def _choose(self, name: str, mark: str, start: int, *, null_is_unset: bool) -> str:
         """`-`, `+` and `?`, with or without the colon."""
         word = self._word("}", raw_escapes=False)
-        value = self._look_up(name, may_be_unset=True)
+        value = self._look_up(name)
         if value is None and self.mode.keep_unset:
             return self.text[start : self.position]
         present = value is not None and not (null_is_unset and value == "")

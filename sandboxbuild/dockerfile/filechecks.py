@@ -25,7 +25,7 @@ def check_file(dockerfile: Dockerfile, build_args: Mapping[str, str], lint: Lint
     """Add what is found to `lint`."""
     lint.enter(())
     for place in dockerfile.gaps:
-        lint.warn("NoEmptyContinuation", "empty continuation line", place)
+        lint.warn("NoEmptyContinuation", "empty continuation line", place._replace(line=place.end_line))
     _check_case(dockerfile, lint)
     _check_stage_names(dockerfile, lint)
     _check_default_images(dockerfile, lint)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from sandboxbuild.errors import InputError, LimitExceeded
-from sandboxbuild.fstree.paths import clean, decode, parent_of
+from sandboxbuild.fstree.paths import clean, decode, encode, parent_of
 from sandboxbuild.fstree.patterns import ROOT, Patterns, Verdict
 
 MAX_IGNORE_BYTES: Final = 1 << 20
@@ -57,6 +57,18 @@ class IgnoreRules:
         if not self._patterns or not path:
             return False
         return self._patterns.judge(decode(path), self._verdict(parent_of(path))).taken
+
+    def surely_leaves_out(self, source: str) -> bool:
+        """Whether the path of a COPY names something that is left out whatever it is: nobody can tell where a `!` is about.
+
+        The context itself is only if everything in it is (BuildKit, validateCopySourcePath).
+        """
+        path = clean(source).removeprefix("/")
+        if self._patterns.releases:
+            return False
+        if path in ("", "."):
+            return self._patterns.has("*", "**", "**/*")
+        return self.ignores(encode(path), is_directory=False)
 
     def may_reinclude_below(self, path: bytes) -> bool:
         """Whether a `!` may take back something below `path`: where it can't, a walk needs not look into it."""

@@ -101,6 +101,7 @@ class _Lowering:
             find_source=self.graph.find_source,
             lint=self.lint,
             budget=budget,
+            ignore=options.ignore,
         )
         self._configs: dict[BaseImage, ImageConfig] = {}
         self._triggers: dict[int, tuple[Command, ...]] = {}

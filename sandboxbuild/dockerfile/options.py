@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
 from sandboxbuild.dockerfile.expansion import Mode, expand
+from sandboxbuild.dockerfile.ignore import IgnoreRules
 from sandboxbuild.dockerfile.limits import Budget
 from sandboxbuild.dockerfile.parsing import Dockerfile
 from sandboxbuild.dockerfile.spans import Fault
@@ -24,7 +25,8 @@ class LowerOptions(NamedTuple):
     """`platform` is what is built for, "" where nobody said: then it is `build_platform`, and images keep their own.
 
     `named_contexts` are (name, where): "docker-image://REF" and "oci-layout://..." are images, all else trees. `checks`
-    takes the place of the file's own `# check=`. With `all_stages` stages that the target doesn't need are lowered, too.
+    takes the place of the file's own `# check=`. `ignore` is what the context's ignore file leaves out, where that is known.
+    With `all_stages` stages that the target doesn't need are lowered, too.
     """
 
     target: str = ""
@@ -35,6 +37,7 @@ class LowerOptions(NamedTuple):
     source_date_epoch: int | None = None
     named_contexts: tuple[tuple[str, str], ...] = ()
     checks: str | None = None
+    ignore: IgnoreRules | None = None
     all_stages: bool = False
 
 

@@ -8,6 +8,7 @@ from typing import Final
 from sandboxbuild.dockerfile import limits
 from sandboxbuild.dockerfile.checks import Linter
 from sandboxbuild.dockerfile.expansion import Expansion, Mode, expand
+from sandboxbuild.dockerfile.ignore import IgnoreRules
 from sandboxbuild.dockerfile.instructions.workdir import absolute_path
 from sandboxbuild.dockerfile.limits import Budget
 from sandboxbuild.dockerfile.spans import Fault, Place
@@ -24,7 +25,7 @@ class Surroundings:
     """What all stages of a build share. `find_source` turns a name (and: may it be a number?) into a source, for the stage
     whose number is given first."""
 
-    __slots__ = ("budget", "build_args", "escape", "find_source", "global_args", "lint", "proxies")
+    __slots__ = ("budget", "build_args", "escape", "find_source", "global_args", "ignore", "lint", "proxies")
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Surroundings:
         find_source: Callable[[int, str, bool], FileSource],
         lint: Linter,
         budget: Budget,
+        ignore: IgnoreRules | None = None,
     ) -> None:
         self.escape = escape
         self.build_args = build_args
@@ -42,6 +44,7 @@ class Surroundings:
         self.find_source = find_source
         self.lint = lint
         self.budget = budget
+        self.ignore = ignore
         self.proxies = proxy_environment(build_args)
 
 

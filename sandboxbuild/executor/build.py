@@ -22,7 +22,7 @@ from sandboxbuild.executor.remote import RemoteFiles
 from sandboxbuild.executor.results import StageResult, StageResults
 from sandboxbuild.executor.run import StepRunner
 from sandboxbuild.executor.runs import Runs
-from sandboxbuild.executor.sources import Sources
+from sandboxbuild.executor.sources import Sources, main_rules
 from sandboxbuild.executor.stages import Stages
 from sandboxbuild.executor.stepgroups import AskedGroups
 from sandboxbuild.executor.workshop import StepWorkshop
@@ -111,7 +111,10 @@ class PlatformBuild:
         """What is to be done. Raises InputError; RegistryError for a base image that can't be had."""
         request = self._request
         parsed = parse(self._contexts.dockerfile().text, request.dockerfile_path)
-        plan = lower(parsed, lower_options(request, self._platform), lambda base: self._bases.resolve(base).config)
+        options = lower_options(request, self._platform)
+        if request.context == "local":
+            options = options._replace(ignore=main_rules(self._contexts))
+        plan = lower(parsed, options, lambda base: self._bases.resolve(base).config)
         check_runnable(plan, request.build_platform, request.emulated)
         for span, message in plan.warnings:
             self._channel.warn(message, span)

@@ -72,8 +72,7 @@ class Sources:
 
     def _rules(self, name: str, path: str) -> IgnoreRules:
         if name not in self._ignore:
-            given = None if name else self._contexts.dockerfile().ignore_file
-            self._ignore[name] = parse_ignore(given if given is not None else read_ignore_file(path))
+            self._ignore[name] = parse_ignore(read_ignore_file(path)) if name else main_rules(self._contexts)
         return self._ignore[name]
 
     def _rootfs(self, source: StageSource | ImageSource) -> Rootfs:
@@ -82,6 +81,12 @@ class Sources:
         if source.reference == SCRATCH:
             return Rootfs()
         return self._bases.resolve(BaseImage(source.reference, source.platform)).rootfs
+
+
+def main_rules(contexts: Contexts) -> IgnoreRules:
+    """What the build context leaves out: by the ignore file beside the Dockerfile, else by its own."""
+    given = contexts.dockerfile().ignore_file
+    return parse_ignore(given if given is not None else read_ignore_file(contexts.folder()))
 
 
 def read_ignore_file(context: str) -> bytes:

@@ -45,6 +45,15 @@ class Patterns:
     def __bool__(self) -> bool:
         return bool(self._patterns)
 
+    @property
+    def releases(self) -> bool:
+        """Whether there is a `!` among them."""
+        return bool(self._negated)
+
+    def has(self, *texts: str) -> bool:
+        """Whether one of the patterns is written like that."""
+        return any(glob.text in texts for _, glob in self._patterns)
+
     def judge(self, path: str, parent: Verdict) -> Verdict:
         """The verdict on `path`, given its parent's (ROOT for names in the root)."""
         taken, matched = False, 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sandboxbuild.dockerfile import Dockerfile, LowerOptions, base_images
 from sandboxbuild.dockerfile.handovers import named_runs
+from sandboxbuild.dockerfile.ignore import IgnoreRules
 from sandboxbuild.launcher.settings import BuildSettings
 from sandboxbuild.oci.reference import parse_reference
 from sandboxbuild.plan.handovers import NamedRun
@@ -14,7 +15,9 @@ DOCKER_IMAGE: str = "docker-image://"
 OCI_LAYOUT: str = "oci-layout://"
 
 
-def lower_options(settings: BuildSettings, platform: str, build_platform: str) -> LowerOptions:
+def lower_options(
+    settings: BuildSettings, platform: str, build_platform: str, ignore: IgnoreRules | None = None
+) -> LowerOptions:
     """`platform` is the one of --platform that is meant, "" where none was given."""
     return LowerOptions(
         target=settings.target,
@@ -24,6 +27,7 @@ def lower_options(settings: BuildSettings, platform: str, build_platform: str) -
         build_platform=build_platform,
         source_date_epoch=settings.source_date_epoch,
         named_contexts=settings.named_contexts,
+        ignore=ignore,
     )
 
 

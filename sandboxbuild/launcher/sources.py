@@ -13,6 +13,7 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final, NamedTuple
 
+from sandboxbuild.dockerfile.ignore import IgnoreRules, parse_ignore
 from sandboxbuild.errors import ContextError, InputError, LimitExceeded
 from sandboxbuild.gateway.config import FetchGrant
 from sandboxbuild.launcher.archives import STDIN, ArchiveStream, is_archive_name, looks_like_archive, open_archive
@@ -183,6 +184,18 @@ def _find_dockerfile(path: str, folder: str, stdin: BinaryIO) -> _Found:
         return found._replace(note=f"using {path} of the context")
     finally:
         os.close(root_fd)
+
+
+def ignore_rules(sources: Sources) -> IgnoreRules | None:
+    """What the ignore file of a local context leaves out; None where there is none. Raises InputError for a malformed one."""
+    text = sources.ignore_file
+    if text is None and sources.folder:
+        root_fd = os.open(sources.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            text = _read_below(root_fd, ".dockerignore")
+        finally:
+            os.close(root_fd)
+    return None if text is None else parse_ignore(text)
 
 
 def path_inside(path: str, folder: str) -> str | None:

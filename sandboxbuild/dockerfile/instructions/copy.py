@@ -68,6 +68,7 @@ class Copy(NamedTuple):
         new = self._expanded(scope)
         base: FileSource = scope.find_source(self.from_name, numbers=True) if self.from_name else ContextSource()
         grouped = _grouped(new.source_of(path, base) for path in new.sources)
+        self._check_ignored(scope, (path for source, paths in grouped if source == ContextSource() for path in paths))
         if new.documents:
             files = tuple((document.name, _bytes(document.content)) for document in new.documents)
             grouped.append((InlineSource(files), ()))
@@ -88,6 +89,12 @@ class Copy(NamedTuple):
         )
         depends_on = (base.stage,) if isinstance(base, StageSource) else ()
         return Lowered(new._history(), op, depends_on)
+
+    def _check_ignored(self, scope: Scope, paths: Iterable[str]) -> None:
+        ignore = scope.shared.ignore
+        for path in paths:
+            if ignore is not None and ignore.surely_leaves_out(path):
+                scope.lint.ignored_source(self.raw.keyword, path, self.raw.place)
 
     def _expanded(self, scope: Scope) -> Copy:
         new = self._replace(

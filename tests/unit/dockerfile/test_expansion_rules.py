@@ -20,7 +20,7 @@ def test_a_backquote_escapes_where_it_is_the_escape() -> None:
 
 def test_unset_and_used_names_are_told() -> None:
     found = expand("$a ${b:-$c} ${d+x}", {"a": "1", "d": ""})
-    assert (found.used, found.unset) == ({"a", "d"}, {"c"})
+    assert (found.used, found.unset) == ({"a", "d"}, {"b", "c"})
 
 
 def test_a_default_is_read_even_if_it_is_not_needed() -> None:

@@ -40,13 +40,14 @@ TRICKS = {"dots", "encoded-dots", "encoded-slash", "double-slash", "query", "use
 
 class Got(NamedTuple):
     """What the hostile executor got: tags of team/ that name its manifest, layers of team/app, log lines of reads of private/,
-    requests to the stranger with its blob, pulls by the other build's gateway; and what it was answered."""
+    requests of its own to the stranger, pulls by the other build's gateway; refusals in the log; and what it was answered."""
 
     tags: set[str]
     layers: set[str]
     reads: list[str]
     stranger: list[str]
     theirs: list[str]
+    refused: int
     answers: dict[str, str]
 
 
@@ -89,8 +90,12 @@ class Scene:
         builder = Builder(self.folder)
         builder.environment |= {"PYTHONPATH": str(program), "SANDBOXBUILD_DEBUG": "1"}
         (self.folder / "policy.toml").write_text(policy)
-        arguments = ("--policy-file", self.folder / "policy.toml", "-t", f"{self.registry.host}/team/app:1", "--push", *options)
-        done = builder("run", "--progress", "plain", *arguments, builder.context({"Dockerfile": "FROM scratch\nCOPY . /\n"}))
+        audit = self.folder / "audit.log"
+        audit.unlink(missing_ok=True)
+        files = ("--policy-file", self.folder / "policy.toml", "--audit-log", audit)
+        names = ("-t", f"{self.registry.host}/team/app:1", *options)
+        context = builder.context({"Dockerfile": "FROM scratch\nCOPY . /\n"})
+        done = builder("run", "--progress", "plain", *files, *names, "--push", context)
         assert done.status == status, done.log
         builder.check_nothing_is_left()
         links = repositories.rglob(f"_manifests/tags/*/index/sha256/{digest_of(manifest(CONFIG)).partition(':')[2]}")
@@ -99,8 +104,9 @@ class Scene:
             {f"{link.parents[5].relative_to(repositories)}:{link.parents[2].name}" for link in links},
             {f"sha256:{found.name}" for found in repositories.glob("app/_layers/sha256/*")},
             [line for line in lines if "private/secret" in line and "from=private" not in line],
-            [seen.path for seen in self.stranger.seen if digest_of(CONFIG) in seen.path],
+            [seen.path for seen in self.stranger.seen if seen.path == "/direct" or digest_of(CONFIG) in seen.path],
             [record.name for record in self.theirs.records],
+            sum(json.loads(line)["kind"] == "refuse" for line in audit.read_text().splitlines()),
             dict(re.findall(r"hostile ([a-z-]+): (.*)", done.log)),
         )
 
@@ -129,7 +135,7 @@ def closed(scene: Scene) -> Callable[[str], Got]:
         if profile not in done:
             done[profile] = scene.build(scene.program, CLOSED, "--profile", profile)
             assert done[profile].answers["own-tag"] == "201 201"
-            assert done[profile].answers.keys() >= {"connect", "session", "their-socket", *TRICKS}
+            assert done[profile].answers.keys() >= {"connect", "session", "their-socket", "direct", *TRICKS}
         return done[profile]
 
     return build
@@ -149,6 +155,7 @@ def test_no_other_tag_repository_or_registry_is_pushed_to(profile: str, closed: 
     got = closed(profile)
     assert got.tags == {"app:1"}
     assert got.stranger == []
+    assert got.refused >= len([answer for answer in got.answers.values() if " 40" in f" {answer}"])
 
 
 @pytest.mark.without_defence(3, "a build pushes to the destinations of its command line alone")
@@ -206,3 +213,15 @@ def test_another_builds_socket_serves_a_sandbox_that_it_is_mounted_into(scene: S
     theirs = f'SandboxMount("{Path(scene.theirs.address).parent}", "/theirs", writable=True), '
     got = scene.build(scene.mutant("mounted", {"launcher/sandbox.py": {own: own + theirs}}), CLOSED)
     assert got.theirs == [f"{scene.registry.host}/private/secret"]
+
+
+@pytest.mark.promise(3, "an executor has no network but its uplink")
+@pytest.mark.parametrize("profile", PROFILES)
+def test_no_connection_goes_round_the_gateway(profile: str, closed: Callable[[str], Got]) -> None:
+    assert closed(profile).stranger == []
+
+
+@pytest.mark.without_defence(3, "an executor has no network but its uplink")
+def test_a_connection_goes_round_the_gateway_over_the_hosts_network(scene: Scene) -> None:
+    got = scene.build(scene.program, "[network]\nhost_network = true\n")
+    assert got.stranger == ["/direct"]

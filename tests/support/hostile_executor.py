@@ -95,6 +95,17 @@ def ask_theirs() -> str:
     return "no such socket"
 
 
+def go_round_the_gateway() -> str:
+    """A connection without the gateway, which only a network of the executor's own could carry."""
+    host, _, port = STRANGER.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), 5) as connection:
+            connection.sendall(f"GET /direct HTTP/1.1\r\nHost: {STRANGER}\r\nConnection: close\r\n\r\n".encode())
+            return connection.recv(99).partition(b"\r\n")[0].decode()
+    except OSError as error:
+        return str(error)
+
+
 def attempts() -> dict[str, str]:
     """Each attempt, and what the gateway said."""
     private = f"/v1/registry/{REGISTRY}/v2/private/secret"
@@ -132,6 +143,7 @@ def attempts() -> dict[str, str]:
         "smuggled-fold": smuggle("X: y\r\n Content-Length: 99"),
         "smuggled-behind": smuggle("Content-Length: 0"),
         "their-socket": ask_theirs(),
+        "direct": go_round_the_gateway(),
     }  # fmt: skip
 
 

@@ -66,7 +66,7 @@ def get(name: str, host: str, path: str = "") -> str:
 def hello(server_name: str) -> bytes:
     """A TLS ClientHello as OpenSSL writes it."""
     out = ssl.MemoryBIO()
-    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname=server_name)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), out, server_hostname=server_name)
     try:
         client.do_handshake()
     except ssl.SSLWantReadError:

@@ -17,6 +17,8 @@ import pytest
 
 from tests.support.builder import Builder, Done, run_tool, wait_until
 from tests.support.images import busybox_layout
+from tests.support.mutants import make_mutant
+from tests.support.profiles import runtime_or_skip
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -98,9 +100,12 @@ def run_logged(builder: Builder, base: str, flags: list[str], text: str, *more: 
     return done
 
 
-def test_a_build_that_used_secrets_keeps_nothing_of_them(builder: Builder, base: str, flags: list[str]) -> None:
+@pytest.mark.promise(1, "a secret stays in no image, store, cache or log")
+@pytest.mark.parametrize("profile", ["plain", "runc", "gvisor"])
+def test_a_build_that_used_secrets_keeps_nothing_of_them(builder: Builder, base: str, flags: list[str], profile: str) -> None:
+    runtime_or_skip({"plain": "namespaces", "gvisor": "runsc"}.get(profile, profile))
     outputs = ["-o", f"type=oci,dest={builder.folder / 'image.tar'}", "-o", f"type=rootfs,dest={builder.folder / 'rootfs'}"]
-    done = run_logged(builder, base, flags, USES, *outputs)
+    done = run_logged(builder, base, flags, USES, *outputs, "--profile", profile)
     assert done.status == 0, done.log
     sizes = (builder.folder / "rootfs" / "sizes").read_text().split()
     assert sizes == [str(len(FILE_SECRET)), "/run/secrets/f", str(len(ENV_SECRET) + 1)]
@@ -117,12 +122,37 @@ def test_a_secret_is_no_part_of_the_key_of_a_step(builder: Builder, base: str, f
     assert done.log.count('"cached": true') + done.log.count('"cached":true') >= 3
 
 
+# A secret is a file of the image like another, in place of one that is mounted for the time of the step.
+WRITTEN = {
+    "executor/rootfs.py": {
+        '    if mount.kind == "file":\n        source = _new_file(dev_fd, mount)\n': (
+            '    if mount.target.startswith("/run/secrets"):\n'
+            '        folder = files.make_directories(root_fd, os.path.dirname(mount.target).strip("/"))\n'
+            "        return files.write_file(folder, os.path.basename(mount.target), mount.content, 0o644)\n"
+            '    if mount.kind == "file":\n        source = _new_file(dev_fd, mount)\n'
+        ),
+    },
+}
+
+
+@pytest.mark.without_defence(1, "a secret stays in no image, store, cache or log")
+def test_a_secret_that_is_written_in_place_of_mounted_is_found(builder: Builder, base: str, flags: list[str]) -> None:
+    builder.environment["PYTHONPATH"] = str(make_mutant(builder.folder, WRITTEN))
+    text = f"FROM BASE\nRUN --mount=type=secret,id=f cat /run/secrets/f > /dev/null; echo > /{MARKER}; echo {MARKER}\n"
+    done = run_logged(builder, base, flags, text, "-o", f"type=rootfs,dest={builder.folder / 'rootfs'}")
+    assert done.status == 0, done.log
+    assert (builder.folder / "rootfs" / "run" / "secrets" / "f").read_text() == FILE_SECRET
+    assert traces(builder.folder) != []
+
+
+@pytest.mark.promise(1, "a secret stays in no image, store, cache or log")
 def test_a_step_that_fails_with_a_secret_tells_nothing_of_it(builder: Builder, base: str, flags: list[str]) -> None:
     text = USES + "RUN --mount=type=secret,id=f --mount=type=secret,id=e,env=TOKEN false\n"
     assert run_logged(builder, base, flags, text).status == 1
     assert traces(builder.folder) == []
 
 
+@pytest.mark.promise(1, "a secret stays in no image, store, cache or log")
 def test_a_killed_build_leaves_nothing_of_a_secret(builder: Builder, base: str, flags: list[str]) -> None:
     text = USES + "RUN --mount=type=secret,id=f --mount=type=secret,id=e,env=TOKEN echo holding; sleep 300\n"
     context = builder.context({"Dockerfile": text.replace("BASE", base)})
@@ -134,6 +164,7 @@ def test_a_killed_build_leaves_nothing_of_a_secret(builder: Builder, base: str, 
     assert traces(builder.folder) == []
 
 
+@pytest.mark.promise(1, "a secret stays in no image, store, cache or log")
 def test_no_command_line_shows_a_secret_while_it_is_used(builder: Builder, base: str, flags: list[str]) -> None:
     text = "FROM BASE\nRUN --mount=type=secret,id=f --mount=type=secret,id=e,env=TOKEN echo holding; sleep 3\n"
     context = builder.context({"Dockerfile": text.replace("BASE", base)})
@@ -144,6 +175,7 @@ def test_no_command_line_shows_a_secret_while_it_is_used(builder: Builder, base:
     assert not [line for line in lines if FILE_SECRET in line or ENV_SECRET in line]
 
 
+@pytest.mark.promise(1, "a secret stays in no image, store, cache or log")
 def test_a_step_without_the_mount_gets_nothing(builder: Builder, base: str, flags: list[str]) -> None:
     text = (
         "FROM BASE\nRUN --mount=type=secret,id=f true\n"

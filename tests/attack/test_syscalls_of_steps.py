@@ -105,6 +105,7 @@ def answers(builder: Builder, program: bytes, *options: str | Path, user: str = 
     return {name: int(number) for name, number in lines}
 
 
+@pytest.mark.promise(5, "a call that the policy closes fails, by every ABI")
 @pytest.mark.parametrize(
     ("profile", "chosen", "user"),
     [
@@ -138,6 +139,7 @@ def test_the_profile_of_podman_and_buildah_is_in_force_as_it_is(builder: Builder
     assert {name: got[name] for name in named} == {**{name: EXPECTED[name] for name in named}, "userfaultfd": 1}
 
 
+@pytest.mark.without_defence(5, "a call that the policy closes fails, by every ABI")
 def test_without_the_filter_the_same_calls_get_through(builder: Builder, program: bytes) -> None:
     (builder.folder / "open.json").write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW"}))
     got = answers(builder, program, "--policy-file", policy_file(builder, 'file = "open.json"'))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.builder import Builder
+from tests.support.mutants import make_mutant
 from tests.support.profiles import runtime_or_skip
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
@@ -92,6 +93,7 @@ def test_the_wrapper_by_itself_is_a_runtime_like_another(builder: Builder) -> No
     builder.run("--profile", "mine", small_context(builder))
 
 
+@pytest.mark.promise(5, "a runtime that doesn't do what its file says hosts no build", profiles=("runc", "gvisor"))
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_a_runtime_that_does_not_do_what_its_file_says_hosts_no_build(builder: Builder, lie: Lie) -> None:
     configure(builder, lie)
@@ -101,6 +103,17 @@ def test_a_runtime_that_does_not_do_what_its_file_says_hosts_no_build(builder: B
     builder.check_nothing_is_left()
 
 
+CREDULOUS = {"launcher/isolation.py": {"    check_claims(isolation.profile, isolation.runtime, host)\n": ""}}
+
+
+@pytest.mark.without_defence(5, "a runtime that doesn't do what its file says hosts no build", profiles=("runc",))
+def test_a_launcher_that_believes_the_file_builds_without_the_filter(builder: Builder) -> None:
+    builder.environment["PYTHONPATH"] = str(make_mutant(builder.folder, CREDULOUS))
+    configure(builder, LIES["no filter over the sandbox"])
+    builder.run("--profile", "mine", small_context(builder))
+
+
+@pytest.mark.promise(5, "a runtime that doesn't do what its file says hosts no build", profiles=("runc",))
 def test_a_limit_that_a_runtime_does_not_hold_is_refused_to_who_asks_for_it(builder: Builder) -> None:
     configure(builder, Lie(SERVED_BY_NOBODY.format('["prlimit64", "setrlimit"]'), ""), "[limits]\nopen_files = 64\n")
     context = small_context(builder)

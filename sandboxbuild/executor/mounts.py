@@ -86,17 +86,17 @@ class RunMounts:
         return tuple(mounts), tuple(variables)
 
     def _bind(self, mount: BindMount, stack: ExitStack, vertex: Vertex) -> StepMount:
-        root = stack.enter_context(self._directory(mount.source, vertex))
+        root = stack.enter_context(self._directory(mount.source, mount.source_path, vertex))
         return StepMount("bind", mount.target, source=root, source_path=mount.source_path, writable=mount.writable)
 
     @contextmanager
-    def _directory(self, source: FileSource, vertex: Vertex) -> Iterator[str]:
+    def _directory(self, source: FileSource, below: str, vertex: Vertex) -> Iterator[str]:
         """The source as a directory that may be written to, for what is written there is thrown away."""
         with self._sources.root(source, vertex) as root:
             if not isinstance(source, ContextSource):
                 yield root.path
                 return
-            with masked_context(root.path, root.ignore, self._scratch) as path:
+            with masked_context(root.path, root.ignore, below, self._scratch) as path:
                 yield path
 
     def _cache(self, mount: CacheMount, stack: ExitStack, vertex: Vertex) -> StepMount:

@@ -341,10 +341,17 @@ def test_the_owner_of_an_add_is_given_to_all_of_an_archive(place: Place) -> None
     assert {owner(place.root / path) for path in ("t", "t/d", "t/d/f")} == {(7, 8)}
 
 
-@pytest.mark.parametrize("name", ["../out", "d/../../out", "link/out"])
-def test_an_archive_cannot_leave_its_destination(place: Place, name: str) -> None:
+@pytest.mark.parametrize("name", ["../out", "d/../../out", "/out"])
+def test_names_of_an_archive_stop_at_its_destination(place: Place, name: str) -> None:
+    (place.source / "a").write_bytes(archive(("in", {}), (name, {})))
+    place.copy("a", "/t/u/", is_add=True)
+    assert sorted(os.listdir(place.root / "t/u")) == ["in", "out"]
+    assert os.listdir(place.root / "t") == ["u"]
+
+
+def test_an_archive_cannot_leave_its_destination(place: Place) -> None:
     link = {"type": tarfile.SYMTYPE, "linkname": "../../outside"}
-    (place.source / "a").write_bytes(archive(("link", link), (name, {})))
+    (place.source / "a").write_bytes(archive(("link", link), ("link/out", {})))
     with pytest.raises(InputError):
         place.copy("a", "/t/", is_add=True)
     assert list(place.outside.iterdir()) == []

@@ -16,18 +16,19 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from sandboxbuild.errors import IsolationError
+from sandboxbuild.runtimes import boot
 from sandboxbuild.system import files, locks
 
 TARGET: Final = "/sandboxbuild/runtime"
 LOCK_NAME: Final = ".lock"  # in the cache folder, of those who make bundles and take them away
-_FORMAT: Final = b"sandboxbuild bundle 1\n"
+_FORMAT: Final = b"sandboxbuild bundle 2\n"
 _VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # The host wing, and what of the common rooms is for it alone: a sandbox has neither the libraries nor the use.
 _HOST_WING: Final = frozenset({"cli", "gateway", "launcher", "policy", "runtimes"})
 _HOST_MODULES: Final = frozenset(
-    {f"registry/{name}.py" for name in ("auth", "remote", "tls", "transport")}
+    {f"registry/{name}.py" for name in ("addresses", "auth", "remote", "tls", "transport")}
     | {"system/process.py", "system/syscallprofile.py"}
 )
 _SHARED_MODULES: Final = frozenset({"policy/__init__.py", "policy/isolation.py", "policy/names.py"})
@@ -53,8 +54,12 @@ _KEPT_ENCODINGS: Final = frozenset(
 )
 
 
+_STARTS: Final = ("sandboxbuild.executor.main", "sandboxbuild.executor.build")
+_PYC_HEADER_BYTES: Final = 16  # PEP 552
+
+
 class Bundle(NamedTuple):
-    """A bundle on the host at `path`, to be mounted at TARGET. A program is `argv_prefix` and then -m MODULE or a file."""
+    """A bundle on the host at `path`, for TARGET. A program is `argv_prefix`, then -m MODULE, -c CODE or a file."""
 
     path: str
     argv_prefix: tuple[str, ...]
@@ -72,7 +77,7 @@ def ensure_bundle(cache_folder: str) -> Bundle:
 
     Raises IsolationError where the interpreter's parts can't be found or the folder can't be written.
     """
-    parts = [*_package_parts(), *_third_party_parts()]
+    parts = [*_package_parts(), *_third_party_parts(), _Part(boot.__file__, f"{boot.MODULE}.py")]
     path = os.path.join(cache_folder, _digest(parts))
     if not os.path.isdir(path):
         try:
@@ -82,10 +87,15 @@ def ensure_bundle(cache_folder: str) -> Bundle:
                     _make(path, parts)
         except OSError as error:
             raise IsolationError(f"the runtime bundle can't be made: {error}", hint="give another store folder") from error
-    loader = f"{TARGET}/lib/loader.so"
-    prefix = (loader, "--library-path", f"{TARGET}/lib", f"{TARGET}/bin/python3", "-I", "-S", "-E", "-B", "-X", "utf8")
+    prefix = (*_interpreter_in(TARGET), "-c", f"import {boot.MODULE}; {boot.MODULE}.main()")
     # Several arenas would keep what threads have freed: one saves 3 MB, and the threads hardly allocate at the same time.
     return Bundle(path, prefix, (("PATH", "/nonexistent"), ("LC_ALL", "C.UTF-8"), ("MALLOC_ARENA_MAX", "1")))
+
+
+def _interpreter_in(bundle: str) -> tuple[str, ...]:
+    """The command of a bundle's interpreter, where the bundle is seen at the path `bundle`."""
+    loader, library = f"{bundle}/lib/loader.so", f"{bundle}/lib"
+    return loader, "--library-path", library, f"{bundle}/bin/python3", "-I", "-S", "-E", "-B", "-X", "utf8"
 
 
 def _package_parts() -> Iterator[_Part]:
@@ -180,6 +190,28 @@ def _fill(staging: str, parts: list[_Part]) -> None:
     _copy(loader, f"{staging}/lib/loader.so")
     for soname, source in _shared_objects(loader, objects).items():
         _copy(source, f"{staging}/lib/{soname}")
+    _write_start_set(staging, library)
+
+
+def _write_start_set(staging: str, library: str) -> None:
+    """What every executor imports on its way, in one file, by asking the new interpreter itself."""
+    import marshal
+    import subprocess
+
+    argv = [*_interpreter_in(staging), "-c", f"import {', '.join(_STARTS)}, sys; print(*sys.modules)"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={}, timeout=60)
+    if done.returncode:
+        raise IsolationError(f"the bundle's interpreter doesn't run: {done.stderr.strip().rpartition(chr(10))[2]}")
+    modules = {}
+    for name in done.stdout.split():
+        place = f"{library}/{name.replace('.', '/')}"
+        is_package = os.path.isfile(f"{place}/__init__.pyc")
+        path = f"{place}/__init__.pyc" if is_package else f"{place}.pyc"
+        if os.path.isfile(path):
+            with open(path, "rb") as file:
+                modules[name] = (is_package, file.read()[_PYC_HEADER_BYTES:])
+    with open(f"{library}/{boot.START_SET}", "wb") as file:
+        file.write(marshal.dumps(modules))
 
 
 def _copy(source: str, target: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gzip
 import hashlib
@@ -14,6 +15,7 @@ import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO, Protocol
 
 OCI = "application/vnd.oci.image"
 
@@ -27,12 +29,12 @@ def cache_folder() -> Path:
 
 def debian_layout() -> Path:
     """Debian 12, minbase, as an OCI layout."""
-    return _made_once("debian-12", lambda target: _layout(_debootstrap(target.with_suffix(".rootfs")), target, ["bash"]))
+    return made_once("debian-12", lambda target: write_layout(_debootstrap(target.with_suffix(".rootfs")), target, ["bash"]))
 
 
 def busybox_layout() -> Path:
     """Debian's busybox-static and the few files that a system has."""
-    return _made_once("busybox", lambda target: _layout(_busybox(target.with_suffix(".rootfs")), target, ["sh"]))
+    return made_once("busybox", lambda target: write_layout(_busybox(target.with_suffix(".rootfs")), target, ["sh"]))
 
 
 def debian_mirror() -> str:
@@ -48,7 +50,7 @@ def debian_mirror() -> str:
     return found.group(1)
 
 
-def _made_once(name: str, make: Callable[[Path], None]) -> Path:
+def made_once(name: str, make: Callable[[Path], None]) -> Path:
     """The layout `name` in the cache; made under a lock, so that parallel test processes make one."""
     folder = cache_folder() / name
     with (cache_folder() / f"{name}.lock").open("w") as lock:
@@ -75,27 +77,34 @@ def _debootstrap(rootfs: Path) -> Path:
 
 def _busybox(rootfs: Path) -> Path:
     shutil.rmtree(rootfs, ignore_errors=True)
-    for name in ("bin", "etc", "root", "tmp", "var", "usr/bin"):
+    for name in ("bin", "var", "usr/bin"):
         (rootfs / name).mkdir(parents=True)
-    (rootfs / "tmp").chmod(0o1777)
+    furnish(rootfs)
     program = shutil.which("busybox", path="/usr/bin:/bin")
     assert program, "busybox-static is not installed"
     shutil.copy(program, rootfs / "bin/busybox")
     for applet in subprocess.run([program, "--list"], check=True, capture_output=True, text=True).stdout.split():
         if applet != "busybox":
             (rootfs / "bin" / applet).symlink_to("busybox")
-    (rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n")
-    (rootfs / "etc/group").write_text("root:x:0:\nuser:x:1000:\nextra:x:4242:user\n")
     return rootfs
 
 
-def _layout(rootfs: Path, target: Path, command: list[str]) -> None:
-    """Write `rootfs` as an OCI layout with one gzip layer, by the standard library's tarfile, and remove it."""
+def furnish(rootfs: Path) -> None:
+    """What no package of Debian's ships as a file, and programs look for."""
+    for name in ("etc", "root", "tmp"):
+        (rootfs / name).mkdir(exist_ok=True)
+    (rootfs / "tmp").chmod(0o1777)
+    (rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/tmp:/bin/sh\n")
+    (rootfs / "etc/group").write_text("root:x:0:\nuser:x:1000:\nextra:x:4242:user\n")
+
+
+def write_layout(rootfs: Path, target: Path, command: list[str], *, compress: bool = True) -> None:
+    """Write `rootfs` as an OCI layout with one layer, by the standard library's tarfile, and remove it."""
     blobs = target / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     layer = target / "layer"
-    with layer.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0) as packed:
-        hashing = _Hashing(packed)
+    with layer.open("wb") as raw, _packed(raw) if compress else contextlib.nullcontext(raw) as sink:
+        hashing = _Hashing(sink)
         with tarfile.open(fileobj=hashing, mode="w|", format=tarfile.PAX_FORMAT) as tar:
             for path in sorted(rootfs.iterdir()):
                 tar.add(path, arcname=path.name)
@@ -110,7 +119,8 @@ def _layout(rootfs: Path, target: Path, command: list[str]) -> None:
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashing.digest.hexdigest()}"]},
         "history": [{"created_by": "made for the tests"}],
     }
-    layers = [{"mediaType": f"{OCI}.layer.v1.tar+gzip", "digest": f"sha256:{digest}", "size": size}]
+    media_type = f"{OCI}.layer.v1.tar+gzip" if compress else f"{OCI}.layer.v1.tar"
+    layers = [{"mediaType": media_type, "digest": f"sha256:{digest}", "size": size}]
     manifest = {
         "schemaVersion": 2,
         "mediaType": f"{OCI}.manifest.v1+json",
@@ -121,6 +131,10 @@ def _layout(rootfs: Path, target: Path, command: list[str]) -> None:
     described["annotations"] = {"org.opencontainers.image.ref.name": "latest"}
     (target / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
     (target / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
+
+
+def _packed(raw: BinaryIO) -> gzip.GzipFile:
+    return gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=1, mtime=0)
 
 
 def _document(blobs: Path, value: object, media_type: str) -> dict[str, object]:
@@ -135,10 +149,16 @@ def _digest_of(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+class Writable(Protocol):
+    """Takes all of the bytes that it is given, or raises."""
+
+    def write(self, data: memoryview, /) -> int: ...
+
+
 class _Hashing(io.RawIOBase):
     """Passes on what is written, and hashes it."""
 
-    def __init__(self, below: gzip.GzipFile) -> None:
+    def __init__(self, below: Writable) -> None:
         self._below = below
         self.digest = hashlib.sha256()
 

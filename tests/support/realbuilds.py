@@ -72,7 +72,8 @@ class RealBuilds:
         described = json.loads(run_tool("skopeo", "inspect", "--tls-verify=false", f"docker://{reference}"))
         assert (described["Architecture"], described["Digest"]) == ("amd64", digest)
         layout = self.builder.folder / f"{digest[7:19]}-pulled"
-        run_tool("skopeo", "copy", "--src-tls-verify=false", f"docker://{reference}", f"oci:{layout}:latest")
+        copy = ("skopeo", "copy", "--src-tls-verify=false", f"docker://{reference}", f"oci:{layout}:latest")
+        run_tool(*copy, timeout_s=TIMEOUT_S)
         return _run_in_runc(layout, self.builder.folder / f"{digest[7:19]}-bundle")
 
     def refused(self, recipe: Recipe, step: str) -> str:
@@ -108,7 +109,7 @@ def _contexts(recipe: Recipe) -> list[str]:
 
 def _run_in_runc(layout: Path, bundle: Path) -> str:
     """Unpack with umoci and run the image's own command with runc."""
-    run_tool("umoci", "unpack", "--image", f"{layout}:latest", bundle)
+    run_tool("umoci", "unpack", "--image", f"{layout}:latest", bundle, timeout_s=TIMEOUT_S)
     spec_file = bundle / "config.json"
     spec = json.loads(spec_file.read_text())
     spec["process"]["terminal"] = False

@@ -283,6 +283,7 @@ class EveryByte:
         return data
 
 
+@pytest.mark.without_defence(4, "the gateway doesn't rely on the proxy")
 @pytest.mark.without_defence(4, "the proxy is not tricked")
 def test_lenient_proxy_is_tricked_where_nobody_looks(tmp_path: Path, outside: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "read_request", read_leniently)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import threading
 from typing import Final, NamedTuple
 
 from sandboxbuild.contexts import Fetch
-from sandboxbuild.errors import ContextError, InputError, LimitExceeded
+from sandboxbuild.errors import ContextError, InputError
 from sandboxbuild.executor.channel import EventChannel, Vertex
 from sandboxbuild.plan.operations import GitSource
 from sandboxbuild.protocol.request import ARCHIVE_CONTEXT, ARCHIVE_NAME, CONTEXTS_PATH, GIT_PREFIX, BuildRequest
 from sandboxbuild.registry import Body, Response
 from sandboxbuild.registry.uplink import Uplink, fetch_url
-from sandboxbuild.system.files import open_in_root, read_limited
+from sandboxbuild.system.contextfile import read_in_root
+from sandboxbuild.system.files import real_directory
 
-DOCKERFILE_LIMIT_BYTES: Final = 1024 * 1024
 IMAGE_OWNER: Final = (0, 0)
 KEEP_GIT_ARG: Final = "BUILDKIT_CONTEXT_KEEP_GIT_DIR"
 _SHOWN: Final = 200
@@ -125,34 +123,7 @@ def _below(folder: str, subpath: str) -> str:
     """The real path of a folder in a context; links that lead out of it lead nowhere."""
     if not subpath.strip("/."):
         return folder
-    root = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        inner = open_in_root(root, subpath, os.O_PATH | os.O_DIRECTORY)
+        return real_directory(folder, subpath)
     except OSError as error:
         raise ContextError(f"the context has no folder {subpath[:_SHOWN]!r}: {error.strerror}") from error
-    finally:
-        os.close(root)
-    try:
-        return os.readlink(f"/proc/self/fd/{inner}")
-    finally:
-        os.close(inner)
-
-
-def read_in_root(root: int, path: str) -> bytes | None:
-    """A small regular file of a context, None if it isn't there. Links are followed inside the context."""
-    try:
-        descriptor = open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return None
-        raise InputError(f"{path[:_SHOWN]!r} in the context can't be opened: {error.strerror}") from error
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise InputError(f"{path[:_SHOWN]!r} in the context is not a regular file")
-        return read_limited(descriptor, DOCKERFILE_LIMIT_BYTES)
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise LimitExceeded(f"{path[:_SHOWN]!r} has more than {DOCKERFILE_LIMIT_BYTES} bytes") from error
-        raise
-    finally:
-        os.close(descriptor)

@@ -6,10 +6,8 @@ A context may hold symbolic links that its author aimed at the host, so whatever
 
 from __future__ import annotations
 
-import errno
 import os
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO, Final, NamedTuple
 
@@ -23,9 +21,9 @@ from sandboxbuild.launcher.planning import DOCKER_IMAGE
 from sandboxbuild.launcher.remotes import host_grants, is_remote, remote_context
 from sandboxbuild.launcher.settings import BuildSettings
 from sandboxbuild.protocol.request import ARCHIVE_CONTEXT
-from sandboxbuild.system.files import open_in_root, read_limited
+from sandboxbuild.system.contextfile import DOCKERFILE_LIMIT_BYTES, read_dockerfile, read_in_root
+from sandboxbuild.system.files import real_directory
 
-DOCKERFILE_LIMIT_BYTES: Final = 1024 * 1024
 _CONTEXT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}", re.ASCII)
 UNSUPPORTED_SCHEMES: Final = ("s3://", "gs://", "oci-layout://", "docker-image://")
 
@@ -124,17 +122,10 @@ def _folder(settings: BuildSettings) -> str:
     subpath = settings.context_subpath
     if not subpath:
         return root
-    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        inner_fd = open_in_root(root_fd, subpath, os.O_PATH | os.O_DIRECTORY)
+        return real_directory(root, subpath)
     except OSError as error:
         raise ContextError(f"the context has no folder {subpath!r}: {error.strerror}") from error
-    finally:
-        os.close(root_fd)
-    try:
-        return os.readlink(f"/proc/self/fd/{inner_fd}")
-    finally:
-        os.close(inner_fd)
 
 
 def _archive(settings: BuildSettings, stream: ArchiveStream) -> Sources:
@@ -192,7 +183,7 @@ def ignore_rules(sources: Sources) -> IgnoreRules | None:
     if text is None and sources.folder:
         root_fd = os.open(sources.folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            text = _read_below(root_fd, ".dockerignore")
+            text = read_in_root(root_fd, ".dockerignore")
         finally:
             os.close(root_fd)
     return None if text is None else parse_ignore(text)
@@ -210,26 +201,10 @@ def path_inside(path: str, folder: str) -> str | None:
 
 
 def _in_context(root_fd: int, path: str, absent: str) -> _Found:
-    text = _read_below(root_fd, path)
+    text = read_in_root(root_fd, path)
     if text is None:
         raise InputError(absent, hint="-f names another Dockerfile")
-    return _Found(text, path, _read_below(root_fd, f"{path}.dockerignore"))
-
-
-def _read_below(root_fd: int, path: str) -> bytes | None:
-    """A regular file of the context, or None. Links lead nowhere outside; a FIFO or device is refused, not waited for."""
-    try:
-        fd = open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            return None
-        raise InputError(f"{path!r} in the context can't be opened: {error.strerror}") from error
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise InputError(f"{path!r} in the context is not a regular file")
-        return _read_bounded(fd, path)
-    finally:
-        os.close(fd)
+    return _Found(text, path, read_in_root(root_fd, f"{path}.dockerignore"))
 
 
 def _outside(path: str) -> tuple[bytes, str, bytes | None]:
@@ -248,18 +223,9 @@ def _outside(path: str) -> tuple[bytes, str, bytes | None]:
 def _read_path(path: str) -> bytes:
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
     try:
-        return _read_bounded(fd, path)
+        return read_dockerfile(fd, path)
     finally:
         os.close(fd)
-
-
-def _read_bounded(fd: int, path: str) -> bytes:
-    try:
-        return read_limited(fd, DOCKERFILE_LIMIT_BYTES)
-    except OSError as error:
-        if error.errno == errno.EFBIG:
-            raise LimitExceeded(f"{path!r} has more than {DOCKERFILE_LIMIT_BYTES} bytes") from error
-        raise
 
 
 def _read_stdin(stdin: BinaryIO) -> bytes:

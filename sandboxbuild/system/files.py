@@ -70,6 +70,19 @@ def open_directory(name: str | bytes, dir_fd: int | None = None) -> int:
         os.close(place)
 
 
+def real_directory(root: str, path: str) -> str:
+    """Where the directory `path` of the tree `root` really is, as open_in_root finds it. Raises OSError."""
+    root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = open_in_root(root_fd, path, os.O_PATH | os.O_DIRECTORY)
+    finally:
+        os.close(root_fd)
+    try:
+        return os.readlink(link_path(found))
+    finally:
+        os.close(found)
+
+
 def make_directories(root_fd: int, path: str | bytes, mode: int = 0o755) -> int:
     """Make the relative `path` below `root_fd`, following no link, and open it. What exists is left as it is."""
     current = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root_fd)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
 import time
 from pathlib import Path
 
@@ -171,6 +172,28 @@ def test_a_disk_filler_ends_by_the_disk_limit(builder: Builder, filler: str) -> 
 def test_a_cache_mount_is_no_way_round_the_disk_limit(builder: Builder) -> None:
     filler = f"--mount=type=cache,target=/cache {DISK_FILLER.replace('/f$n', '/cache/f$n')}"
     assert "limits.disk" in ended(builder, 102, 'disk = "32MiB"', filler).last_error
+
+
+DEEP = """
+#include <sys/stat.h>
+#include <unistd.h>
+int main(void) {
+    for (int n = 0; n < 6000; n++)
+        if (mkdir("d", 0755) || chdir("d")) return 9;
+    return 0;
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+def test_directories_deeper_than_anybody_walks_are_an_error_and_go_with_the_build(builder: Builder) -> None:
+    source = builder.folder / "deep.c"
+    source.write_text(DEEP)
+    subprocess.run(["gcc", "-static", "-o", str(builder.folder / "deep"), str(source)], check=True)
+    program = (builder.folder / "deep").read_bytes()
+    context = builder.context({"Dockerfile": 'FROM scratch\nCOPY deep /deep\nRUN ["/deep"]\n', "deep": program})
+    assert "directories nest deeper" in builder.fail(102, "--no-cache", context).last_error
+    assert os.listdir(builder.store / "tmp") == []
 
 
 def test_the_group_of_a_killed_build_goes_with_the_next_build(builder: Builder) -> None:

@@ -25,8 +25,8 @@ class OwnNetwork:
 
     def __enter__(self) -> OwnNetwork:
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "sh", "-c", "echo; exec sleep infinity"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-        )
+            ["unshare", "--net", "sh", "-c", "echo; exec cat"], stdout=subprocess.PIPE, stdin=subprocess.PIPE
+        )  # ends with this process, however that ends
         assert self._holder.stdout is not None
         assert self._holder.stdout.readline() == b"\n"
         assert os.readlink(f"/proc/{self._holder.pid}/ns/net") != os.readlink("/proc/self/ns/net")

@@ -39,7 +39,8 @@ def main() -> None:
         config = _read_config(sys.stdin.buffer)
         listener = _listener(config)
         audit = AuditLog(sys.stdout, config.build_id)
-        routes = build_routes(config, audit, Relay())
+        relay = Relay()
+        routes = build_routes(config, audit, relay)
     except SandboxbuildError as error:
         _say({"event": "failed", "error": type(error).__name__, "message": error.message, "hint": error.hint})
         os._exit(error.exit_code)
@@ -49,6 +50,7 @@ def main() -> None:
     while os.read(sys.stdin.fileno(), 65536):
         pass
     server.close()
+    relay.close()  # what it still carries is logged
     os._exit(0)
 
 

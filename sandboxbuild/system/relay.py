@@ -130,16 +130,21 @@ class Relay:
             poll.register(self._wake, select.EPOLLIN)
             while not self._stop:
                 self._collect(poll, ready, 0 if ready else SWEEP_S)
-                for _ in range(len(ready)):
-                    pair = ready.popleft()
-                    pair.queued = False
-                    if self._work(pair, buffer):
-                        _queue(ready, pair)
+                self._go_round(ready, buffer)
                 if time.monotonic() > sweep_s:
                     sweep_s = time.monotonic() + SWEEP_S
                     self._sweep()
             self._take_new(poll, ready)
+            self._collect(poll, ready, 0)
+            self._go_round(ready, buffer)  # what has come to its end is no connection that was broken off
             self._each(lambda _: "the relay was closed")
+
+    def _go_round(self, ready: deque[_Pair], buffer: memoryview) -> None:
+        for _ in range(len(ready)):
+            pair = ready.popleft()
+            pair.queued = False
+            if self._work(pair, buffer):
+                _queue(ready, pair)
 
     def _collect(self, poll: select.epoll, ready: deque[_Pair], timeout_s: float) -> None:
         """Queue the pairs whose sockets have news, and take in new ones."""

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from sandboxbuild.system.cgroups import Place
 
 _VERSION_TIMEOUT_S: Final = 10
+_KEPT_S: Final = 30 * 24 * 3600
 # The first way has as long as a loaded machine may take. Those after it are for hosts that lack something; runsc's KVM platform
-# has been seen to hang on a device that is there and of no use, so what takes long is given up.
-_NEXT_PATIENCE_S: Final = 5.0
+# has been seen to hang on a device that is there and of no use, so one that takes long to start a sandbox is given up.
+_NEXT_START_S: Final = 5.0
+_NEXT_ANSWER_S: Final = 30.0
 _DATE: Final = re.compile(r"(?<!\d)(20\d{6})(?!\d)", re.ASCII)
 _NUMBERS: Final = re.compile(r"(?<![\d.])(\d+(?:\.\d+)+)", re.ASCII)
 _PACKAGE: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -65,8 +68,8 @@ def usable(
 
     Raises IsolationError that says what is missing: the program, a newer version, or any way to start it.
     """
-    memory = os.path.join(cache_folder, "runtimes", f"{name}.json")
     key = _key(data, facts)
+    memory = os.path.join(cache_folder, "runtimes", f"{name}-{key[:16]}.json")  # versions beside each other don't take turns
     found = _recall(memory, key)
     if found is None:
         found = _probe(load(), cache_folder, facts, places)
@@ -109,8 +112,17 @@ def _remember(path: str, key: str, found: Found) -> None:
         with open(staging, "w", encoding="utf-8") as file:
             json.dump({"key": key, "stamp": _stamp(found.binary), "found": found._asdict()}, file)
         os.rename(staging, path)
+        _forget(os.path.dirname(path))
     except OSError:
         pass
+
+
+def _forget(folder: str) -> None:
+    """What was found out long ago is of hosts and versions that may be gone."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.stat(follow_symlinks=False).st_mtime < time.time() - _KEPT_S:
+                os.unlink(entry.path)
 
 
 def _probe(descriptor: RuntimeDescriptor, cache_folder: str, facts: Collection[str], places: Sequence[Place]) -> Found:
@@ -123,9 +135,9 @@ def _probe(descriptor: RuntimeDescriptor, cache_folder: str, facts: Collection[s
     refusals = []
     for number, alternative in enumerate(values.probe.alternatives or [[]]):
         found = found._replace(arguments=(*values.arguments, *alternative))
-        patience_s = _NEXT_PATIENCE_S if number else PATIENCE_S
+        start_s, answer_s = (_NEXT_START_S, _NEXT_ANSWER_S) if number else (PATIENCE_S, PATIENCE_S)
         try:
-            wrong = refuted(found.runtime(name, patience_s), claims, cache_folder, places, patience_s)
+            wrong = refuted(found.runtime(name, start_s), claims, cache_folder, places, answer_s)
         except IsolationError as error:
             refusals.append(f"{' '.join(alternative)}: {error.message}" if alternative else error.message)
         else:

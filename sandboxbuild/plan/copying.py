@@ -153,12 +153,13 @@ class _Copier:
         """A path without wildcards has to be there, by itself and not through a link, and has to be taken."""
         if pivot.required is not None and tree.entry(encode(pivot.required)) is None:
             raise ContextError(f"/{pivot.required} is not in {where}")
+        rules = rules._replace(include=Patterns((pivot.taken,)), exclude=_excluding_below(self._op.exclude, pivot.taken))
         taken = False
         for path in select(tree, pivot.start, where) if pivot.taken else ():
             found = find(tree, path, where)
             if where == CONTEXT and path and not found.entry.is_directory:
                 continue  # BuildKit's context brings only what lies below
-            taken |= self._place(name_of(path), found, tree, rules._replace(include=Patterns((pivot.taken,))), contents=True)
+            taken |= self._place(name_of(path), found, tree, rules, contents=True)
         if pivot.required is not None and not taken:
             hint = "--parents copies named paths: write * for all" if not pivot.taken else "--exclude leaves it out"
             raise ContextError(f"/{pivot.required} is not taken from {where}", hint=hint)
@@ -211,6 +212,20 @@ class _Copier:
     def _make(self, path: bytes) -> None:
         octal = self._mode.octal if self._mode is not None else None
         self._draft.make_directories(path, DIRECTORY_MODE if octal is None else octal, self._owner)
+
+
+def _excluding_below(exclude: tuple[str, ...], taken: str) -> Patterns:
+    """--exclude beside --parents: relative to where the walk starts, as BuildKit has it, and to the directory that is named.
+
+    The second is what the reference says ("relative to the source"); without it `--exclude=*.txt --parents d/` takes d/a.txt.
+    """
+    if has_wildcards(taken) or not taken:
+        return Patterns(exclude)
+    below = taken.replace("\\", "\\\\")
+    rebased = (
+        f"!{below}/{text[1:]}" if text.startswith("!") else f"{below}/{text}" for text in map(str.strip, exclude) if text
+    )
+    return Patterns(pattern for pair in zip(filter(str.strip, exclude), rebased, strict=True) for pattern in pair)
 
 
 def _where(source: StageSource | ImageSource | ContextSource) -> str:

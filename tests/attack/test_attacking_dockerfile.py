@@ -37,9 +37,7 @@ GVISORS_INIT = {"HOME", "LC_ALL", "MALLOC_ARENA_MAX", "PATH", "SANDBOXBUILD_IDEN
 # What a step is protected by, and what is left when it isn't: see each module.
 UNDEFENDED = {
     "executor/zygote.py": {
-        "namespaces.NEWUSER | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS | namespaces.NEWCGROUP": (
-            "namespaces.NEWUTS"
-        ),
+        "namespaces.NEWUSER | namespaces.NEWPID | namespaces.NEWIPC | namespaces.NEWUTS": "namespaces.NEWUTS",
         "namespaces.write_maps(pid, *maps)": "pass",
         "namespaces.die_with_parent(0)": "pass",
     },
@@ -156,7 +154,7 @@ class Attacks:
     def _build(self, name: str, options: tuple[str, ...], policy: str, mutant: bool) -> Tried:
         """The canaries lie in the build's own store and in that of another build beside it; its own context isn't copied."""
         folder = self._host.folder / name
-        (folder / "other").mkdir(parents=True)
+        (folder / "other").mkdir(parents=True, exist_ok=True)
         (folder / "other" / "canary").write_text(OTHER)
         builder = Builder(folder, folder / "store")
         words = [TEXT, OTHER, str(self._host.key), self._host.abstract]

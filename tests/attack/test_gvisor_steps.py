@@ -160,7 +160,6 @@ def test_the_filter_keeps_its_errno(lab: Lab, filtered: dict[str, str]) -> None:
     answer = lab.run("unshare -U true", isolation=filtered)
     assert "not permitted" in answer.output
     assert lab.run("grep Seccomp: /proc/self/status", isolation=filtered).output.split()[-1] == "2"
-    assert lab.run("grep Seccomp: /proc/self/status").output.split()[-1] == "0"
 
 
 def test_steps_have_no_network_but_loopback(lab: Lab) -> None:

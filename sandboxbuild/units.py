@@ -91,7 +91,7 @@ def format_duration(seconds: float) -> str:
 
 def exact_duration(seconds: float) -> str:
     """ "1h", "1h30m", "2s500ms": to the nanosecond, for `parse_duration` to read back."""
-    rest = round(seconds * 1e9)
+    rest = int(seconds) * _NANOSECONDS["s"] + round(seconds % 1 * 1e9)
     terms = []
     for unit in ("h", "m", "s", "ms", "us", "ns"):
         count, rest = divmod(rest, _NANOSECONDS[unit])

@@ -53,12 +53,13 @@ def unpack_archive(
     uid: int | None = None,
     gid: int | None = None,
     limits: ArchiveLimits | None = None,
+    clamps: bool = False,
 ) -> int:
     """Unpack the archive in the file `source_fd` into the existing directory `destination` of the tree at `root_fd`.
 
     Returns the number of entries. Parents that are links, of the image or the archive, are followed inside the root; names
-    can't leave the destination, where `..` stops (as in BuildKit); directories that are there take mode and owner from their
-    entries, the destination itself nothing. `uid` and `gid`, both or neither, replace the archive's. Raises InputError,
+    can't leave the destination: with `clamps` `..` stops there, as in BuildKit's ADD. Directories that are there take mode and
+    owner from their entries, the destination itself nothing. `uid` and `gid`, both or neither, replace the archive's. Raises InputError,
     LimitExceeded, IsolationError.
     """
     limits = limits or ArchiveLimits()
@@ -71,7 +72,7 @@ def unpack_archive(
     reader = TarReader(compress.decompressor(_Descriptor(source_fd), limit_bytes=limits.total_bytes), limits, nameless=True)
     prefix = b"/".join(part for part in destination.split(b"/") if part not in (b"", b"."))
     unpacker = Unpacker(
-        root_fd, reader, hiding=IgnoringHiding(), limits=limits, error=InputError, prefix=prefix, owner=owner, clamps=True
+        root_fd, reader, hiding=IgnoringHiding(), limits=limits, error=InputError, prefix=prefix, owner=owner, clamps=clamps
     )
     try:
         unpacker.run()

@@ -216,7 +216,7 @@ class _Writer:
         source_fd = self._open_source(action)
         try:
             # BuildKit unpacks with the destination as root, so an absolute link below it means a place below it.
-            unpack_archive(source_fd, self._directory(action.path), b"", uid=action.uid, gid=action.gid)
+            unpack_archive(source_fd, self._directory(action.path), b"", uid=action.uid, gid=action.gid, clamps=True)
         finally:
             os.close(source_fd)
 

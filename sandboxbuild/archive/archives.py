@@ -58,9 +58,9 @@ def unpack_archive(
     """Unpack the archive in the file `source_fd` into the existing directory `destination` of the tree at `root_fd`.
 
     Returns the number of entries. Parents that are links, of the image or the archive, are followed inside the root; names
-    can't leave the destination: with `clamps` `..` stops there, as in BuildKit's ADD. Directories that are there take mode and
-    owner from their entries, the destination itself nothing. `uid` and `gid`, both or neither, replace the archive's. Raises InputError,
-    LimitExceeded, IsolationError.
+    can't leave the destination: with `clamps` a `..` stops there, as in BuildKit's ADD. Directories that are there take mode
+    and owner from their entries, the destination itself nothing. `uid` and `gid`, both or neither, replace the archive's.
+    Raises InputError, LimitExceeded, IsolationError.
     """
     limits = limits or ArchiveLimits()
     owner = None if uid is None or gid is None else (uid, gid)

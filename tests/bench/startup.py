@@ -1,7 +1,8 @@
 """How long a build takes to its first step, and a step to its program: `python -m tests.bench.startup [ROUNDS]`. Writes JSON.
 
-In each profile: milliseconds from the runtime's start to a made sandbox, from there to the first step, and from a step's start to
-the first word of its program. The least of all rounds counts, since other work on the machine only adds. Needs root and busybox.
+In each profile: milliseconds from the runtime's start to a made sandbox, from there to the first step, and from a step's start
+to the first word of its program. The least of all rounds counts, since other work on the machine only adds. Needs root and
+busybox.
 """
 
 from __future__ import annotations

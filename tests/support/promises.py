@@ -31,7 +31,7 @@ _PASSED, _NOT_CLAIMED, _SEEN, _NOT_SEEN = "passed", "not claimed", "seen to succ
 
 
 class Claim(NamedTuple):
-    """A row: DESIGN section 2's number, and what of the promise the attack is about."""
+    """A row: SECURITY.md's number, and what of the promise the attack is about."""
 
     number: int
     text: str

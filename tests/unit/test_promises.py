@@ -22,6 +22,24 @@ def entry(**changes: Any) -> dict[str, Any]:
     return {**fields, **changes}
 
 
+def test_every_attack_has_a_row_and_every_row_an_attack() -> None:
+    rows = promises.written_table(promises.PAGE.read_text(encoding="utf-8"))
+    assert set(rows) == promises.marked_claims()["promise"], "python -m tests.support.promises RESULTS --write"
+
+
+def test_every_attack_is_seen_to_succeed_without_its_defence() -> None:
+    marked = promises.marked_claims()
+    assert marked["promise"] == marked["without_defence"]
+    rows = promises.written_table(promises.PAGE.read_text(encoding="utf-8"))
+    assert [claim for claim, row in rows.items() if not row.seen] == []
+
+
+def test_every_promise_is_attacked_in_every_profile() -> None:
+    rows = promises.written_table(promises.PAGE.read_text(encoding="utf-8"))
+    held = {(claim.number, profile) for claim, row in rows.items() for profile in row.passed}
+    assert held == {(number, profile) for number in range(1, 12) for profile in promises.PROFILES}
+
+
 def test_a_table_that_is_written_reads_the_same() -> None:
     page = promises.with_table(f"before\n{promises.BEGIN}\nold\n{promises.END}\nafter\n", TABLE)
     assert promises.written_table(page) == TABLE

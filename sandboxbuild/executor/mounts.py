@@ -31,6 +31,7 @@ from sandboxbuild.registry.uplink import Uplink, read_secret
 
 SECRETS_FOLDER = "/run/secrets"
 SCRIPT_MODE = 0o755
+TMPFS_MODE = 0o1777  # tmpfs(5)'s own: any USER may write there
 AGENT_VARIABLE = "SSH_AUTH_SOCK"
 
 
@@ -75,7 +76,7 @@ class RunMounts:
                 case CacheMount():
                     mounts.append(self._cache(mount, stack, vertex))
                 case TmpfsMount():
-                    mounts.append(StepMount("tmpfs", mount.target, writable=True, size_bytes=mount.size_bytes, mode=0o755))
+                    mounts.append(StepMount("tmpfs", mount.target, writable=True, size_bytes=mount.size_bytes, mode=TMPFS_MODE))
                 case SecretMount():
                     self._secret(mount, mounts, variables, secrets, vertex)
                 case SshMount():

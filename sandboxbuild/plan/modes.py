@@ -11,20 +11,21 @@ from typing import Final, NamedTuple
 from sandboxbuild.errors import InputError
 
 _WHO: Final = {"u": 0o4700, "g": 0o2070, "o": 0o0007, "a": 0o6777}
+_PERMISSIONS: Final = {"r": 0o444, "w": 0o222, "x": 0o111}
 _SHIFTS: Final = {"u": 6, "g": 3, "o": 0}
 _STICKY: Final = 0o1000
-_NOT_STICKY: Final = 0o6777
+_ALL: Final = 0o6777  # what "=" clears without a class
+_EVERY: Final = 0o7777
 _EXECUTE: Final = 0o111
 
 
 class _Change(NamedTuple):
-    """One `who op permissions`. `who` is a mask of bits; `copies` are the classes of `g=u`; `search` is `X`."""
+    """`+` or `-` of `bits`; `X` of bits where somebody may execute; or a copy from a class, by `operator` into `classes`."""
 
-    who: int
-    operator: str
+    kind: str
     bits: int
-    copies: str
-    search: bool
+    operator: str = ""
+    classes: tuple[str, ...] = ()
 
 
 class ModeRule(NamedTuple):
@@ -58,36 +59,79 @@ def _parse_clause(clause: str, text: str) -> list[_Change]:
     rest = clause[len(named) :]
     if rest[:1] not in ("+", "-", "="):
         raise InputError(f"invalid --chmod {text!r}", hint="write it like u=rwX,go=rX or as an octal number")
-    changes = []
+    who = 0
+    for letter in named:
+        who |= _WHO[letter]
+    changes: list[_Change] = []
     while rest:
         operator, rest = rest[0], rest[1:]
         permissions = rest[: len(rest) - len(rest.lstrip("rwxXstugo"))]
         rest = rest[len(permissions) :]
         if rest[:1] not in ("", "+", "-", "="):
             raise InputError(f"invalid --chmod {text!r}", hint=f"{rest[:1]!r} is no permission")
-        changes.append(_parse_change(named, operator, permissions))
+        changes += _Reader(who, operator).read(permissions)
     return changes
 
 
-def _parse_change(named: str, operator: str, permissions: str) -> _Change:
-    who = 0
-    for letter in named:
-        who |= _WHO[letter]
-    special = not named or bool(who & ~_WHO["o"])  # setmode(3): set-id and sticky mean nothing to "other" alone
-    bits = sum({"r": 0o444, "w": 0o222, "x": 0o111}.get(letter, 0) for letter in set(permissions))
-    bits |= 0o6000 if "s" in permissions and special else 0
-    bits |= _STICKY if "t" in permissions and special else 0
-    mask = (who or _NOT_STICKY) | (bits & _STICKY)
-    return _Change(mask, operator, bits, "".join(letter for letter in permissions if letter in _SHIFTS), "X" in permissions)
+class _Reader:
+    """The permissions behind one operator, letter by letter, as setmode(3) reads them: a class copies what is there by then."""
+
+    def __init__(self, who: int, operator: str) -> None:
+        self._who = who
+        self._special = not who or bool(who & ~_WHO["o"])  # set-id and sticky mean nothing to "other" alone
+        self._operator = operator
+        self._bits = 0
+        self._search = 0
+        self._assigned = False
+        self._changes: list[_Change] = []
+
+    def read(self, permissions: str) -> list[_Change]:
+        for letter in permissions:
+            if letter in _SHIFTS:
+                self._flush(assigns=False)
+                self._assigned |= self._operator == "="
+                self._copy(letter)
+            else:
+                self._take(letter)
+        self._flush(assigns=self._operator == "=" and not self._assigned)
+        return self._changes
+
+    def _take(self, letter: str) -> None:
+        if letter == "X" and self._operator != "-":
+            self._search = _EXECUTE
+        elif letter == "s" and self._special:
+            self._bits |= 0o6000
+        elif letter == "t" and self._special:
+            self._who |= _STICKY  # alone it is then the only class: `+tx` is `+t`
+            self._bits |= _STICKY
+        else:
+            self._bits |= _PERMISSIONS.get("x" if letter == "X" else letter, 0)
+
+    def _flush(self, *, assigns: bool) -> None:
+        if self._bits or assigns:
+            if self._operator == "=":
+                self._changes.append(_Change("-", self._who or _ALL))
+            self._changes.append(_Change("-" if self._operator == "-" else "+", (self._who or _EVERY) & self._bits))
+        if self._search:
+            self._changes.append(_Change("X", (self._who or _EVERY) & self._search))
+        self._bits = self._search = 0
+
+    def _copy(self, letter: str) -> None:
+        classes = tuple(name for name in _SHIFTS if not self._who or self._who & (0o4 << _SHIFTS[name]))
+        self._changes.append(_Change(letter, 0, self._operator, classes))
 
 
 def _changed(mode: int, change: _Change, searchable: bool) -> int:
-    bits = change.bits | (_EXECUTE if change.search and searchable else 0)
-    for letter in change.copies:
-        bits |= (mode >> _SHIFTS[letter] & 0o7) * _EXECUTE
-    bits &= change.who
-    if change.operator == "+":
-        return mode | bits
-    if change.operator == "-":
-        return mode & ~bits
-    return mode & ~change.who | bits
+    if change.kind == "X":
+        return mode | change.bits if searchable else mode
+    if change.kind == "+":
+        return mode | change.bits
+    if change.kind == "-":
+        return mode & ~change.bits
+    value = mode >> _SHIFTS[change.kind] & 0o7
+    for name in change.classes:
+        if change.operator != "+":
+            mode &= ~((0o7 if change.operator == "=" else value) << _SHIFTS[name])
+        if change.operator != "-":
+            mode |= value << _SHIFTS[name]
+    return mode

@@ -35,6 +35,10 @@ FILE, DIRECTORY = stat.S_IFREG, stat.S_IFDIR
         ("o+t", DIRECTORY | 0o777, 0o777),
         ("u=rw", FILE | 0o4755, 0o655),
         ("=", FILE | 0o7777, 0o1000),
+        ("+tx", DIRECTORY | 0o644, 0o1644),
+        ("g=tg", FILE | 0o2312, 0o1302),
+        ("u=g,g=u", FILE | 0o640, 0o440),
+        ("=rg", FILE | 0o612, 0o444),
     ],
 )
 def test_a_mode_is_changed_as_chmod_changes_it(text: str, before: int, expected: int) -> None:

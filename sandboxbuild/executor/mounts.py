@@ -62,7 +62,7 @@ class RunMounts:
         return tuple(one for one in secrets if one in self._secrets), tuple(one for one in agents if one in self._request.ssh)
 
     def resolve(self, op: RunOp, stack: ExitStack, vertex: Vertex) -> tuple[tuple[StepMount, ...], tuple[tuple[str, str], ...]]:
-        """The step's mounts in order, and the secrets that come as variables. `stack` ends what they need.
+        """The step's mounts, in the order of their making, and the secrets that come as variables. `stack` ends what they need.
 
         Raises InputError for a required secret that the build wasn't given.
         """
@@ -84,6 +84,7 @@ class RunMounts:
                 case _:
                     assert_never(mount)
         mounts += [StepMount("file", path, content=content, mode=SCRIPT_MODE) for path, content in op.scripts]
+        mounts.sort(key=lambda made: made.target.count("/"))  # what lies deeper comes later (BuildKit), else the order stays
         return tuple(mounts), tuple(variables)
 
     def _bind(self, mount: BindMount, stack: ExitStack, vertex: Vertex) -> StepMount:
@@ -116,13 +117,15 @@ class RunMounts:
         known: dict[str, bytes],
         vertex: Vertex,
     ) -> None:
-        """The gateway gives a secret once: `known` are those that this step has."""
+        """The gateway gives a secret once: `known` are those that this step has. A variable without one is empty (BuildKit)."""
         if mount.secret_id not in self._secrets:
             if mount.required:
                 raise InputError(
                     f"secret {mount.secret_id!r} is required, and the build wasn't given it",
                     hint=f"give it with --secret id={mount.secret_id},src=FILE",
                 )
+            if mount.env:
+                variables.append((mount.env, ""))
             return
         if mount.secret_id not in known:
             known[mount.secret_id] = read_secret(self._uplink, str(vertex.number), mount.secret_id)

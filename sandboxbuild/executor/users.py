@@ -101,9 +101,9 @@ def _group_id(root_fd: int, text: str) -> int:
 
 
 def _home(root_fd: int, uid: int) -> str:
-    """runc looks HOME up by the id, so the first entry with it counts, whatever name USER has."""
+    """runc looks HOME up by the id, so the first entry with it counts, whatever name USER has; an empty one is empty."""
     first = _first(_users(root_fd), _has_uid(uid))
-    return (first.home if first is not None else "") or "/"
+    return first.home if first is not None else "/"
 
 
 def _groups_of(root_fd: int, name: str) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ def built(builder: Builder, context: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize("owner", [0, 1234])
-def test_a_mounted_context_belongs_to_root_and_takes_writes_that_go_nowhere(
+def test_mounts_are_roots_take_writes_that_go_nowhere_and_lie_in_each_other(
     builder: Builder, context: Path, owner: int
 ) -> None:
     for path in ("theirs", "theirs/file"):
@@ -47,13 +47,14 @@ def test_a_mounted_context_belongs_to_root_and_takes_writes_that_go_nowhere(
         "RUN --mount=type=bind,target=/m,rw busybox touch /m/new /m/theirs/new && "
         "busybox stat -c %u:%g:%a /m /m/theirs /m/theirs/file > /whole; busybox ls -A /m/theirs >> /whole\n"
         "RUN --mount=type=bind,source=theirs,target=/m busybox stat -c %u:%g:%a /m /m/file > /part; busybox ls /m >> /part\n"
-        "RUN --mount=type=tmpfs,target=/t busybox stat -c %u:%g:%a /t > /tmpfs\n"
+        "RUN --mount=type=bind,source=theirs,target=/t/in --mount=type=tmpfs,target=/t --mount=type=secret,id=none,env=NONE "
+        'busybox stat -c %u:%g:%a /t > /tmpfs; busybox ls /t/in >> /tmpfs; echo "${NONE-unset}." >> /tmpfs\n'
         "RUN --mount=type=bind,source=theirs/file,target=/m busybox stat -c %u:%g:%a /m > /one\n"
     )
     out = built(builder, context, text)
     assert (out / "whole").read_text().split() == ["0:0:755", "0:0:755", "0:0:640", "file", "new"]
     assert (out / "part").read_text().split() == ["0:0:755", "0:0:640", "file"]
-    assert (out / "tmpfs").read_text() == "0:0:1777\n"
+    assert (out / "tmpfs").read_text().split() == ["0:0:1777", "file", "."]
     assert (out / "one").read_text() == "0:0:640\n"
     assert sorted(os.listdir(context / "theirs")) == ["file", "secret"]
     assert not (context / "new").exists()

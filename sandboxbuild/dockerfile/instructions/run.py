@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FLAGS: Final = (
     Flag("mount", LIST, "Files that the step sees and the image doesn't keep: bind, cache, tmpfs, secret, ssh."),
     Flag("network", TEXT, "default, none or host; policy decides."),
-    Flag("security", TEXT, "sandbox, or insecure, which policy decides."),
+    Flag("security", TEXT, "sandbox. insecure is always refused: a step has no way out of its sandbox."),
     Flag("device", LIST, "Always refused: no device of the host is given to a step."),
 )
 _SCRIPTS: Final = "/dev/pipes/"
@@ -103,7 +103,9 @@ def parse_run(raw: Raw) -> Run:
     if network not in ("", "default", "none", "host"):
         raise Fault(f"invalid network mode {network[:100]!r}", at=network, hint="it is default, none or host")
     if security not in ("", "sandbox", "insecure"):
-        raise Fault(f"security {security[:100]!r} is not valid", at=security, hint="it is sandbox or insecure")
+        raise Fault(f"security {security[:100]!r} is not valid", at=security, hint="it is sandbox")
+    if security == "insecure":
+        raise Fault("RUN --security=insecure is not allowed", at="--security", hint="a step has no way out of its sandbox")
     if len(flags.list("mount")) > limits.MOUNTS:
         raise Fault(f"more than {limits.MOUNTS} mounts in one RUN", at="--mount")
     return Run(raw, tuple(read_mount(mount) for mount in flags.list("mount")), network, security)

@@ -355,3 +355,9 @@ def test_a_mode_that_is_none_is_refused_before_anything_runs(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["0", "00007", "7777", "u+x-w=r", "a=rX,u=g", "+t", "="])
 def test_octal_and_symbolic_modes_are_taken(mode: str) -> None:
     assert op(BASE + f"COPY --chmod={mode} a /b\n").mode == mode
+
+
+@pytest.mark.parametrize("flag", ["--security=insecure", "--device=vendor.example.com/gpu"])
+def test_a_step_is_given_no_way_out_of_its_sandbox(flag: str) -> None:
+    assert "is not allowed" in refusal(f"RUN {flag} true\n").message
+    assert op(BASE + "RUN --security=sandbox true\n").security == "sandbox"

@@ -30,12 +30,21 @@ def workdir_actions(op: WorkdirOp, target: Tree, root_fd: int, *, now_ns: int) -
 
 
 def _owner(root_fd: int, user: str) -> Owner | None:
+    """A name that isn't known is 0, and a group that isn't known leaves the user's own (BuildKit, readUser)."""
     if not user:
         return None
+    name, separator, group = user.partition(":")
+    uid, gid = _known(root_fd, name) or (0, 0) if name else (0, 0)
+    if separator:
+        gid = (_known(root_fd, f":{group}") or (0, gid))[1] if group else 0
+    return Owner(uid, gid)
+
+
+def _known(root_fd: int, text: str) -> tuple[int, int] | None:
     try:
-        return Owner(*resolve_owner(root_fd, user))
+        return resolve_owner(root_fd, text)
     except UnknownName:
-        return Owner(0, 0)
+        return None
 
 
 def open_root(root: str) -> int:

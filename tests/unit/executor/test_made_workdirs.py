@@ -43,6 +43,21 @@ def test_an_unknown_user_leaves_it_to_root(root_fd: int) -> None:
     assert made(root_fd, "/new", tree(), "nobody") == {"/new": "dir 0755 0:0"}
 
 
+@pytest.mark.parametrize(
+    ("user", "owner"),
+    [
+        ("app:nogroup", "1000:1001"),
+        ("5:nogroup", "5:5"),
+        ("nobody:7", "0:7"),
+        ("app:", "1000:0"),
+        (":7", "0:7"),
+        ("5:6", "5:6"),
+    ],
+)
+def test_an_unknown_group_leaves_the_users_own(root_fd: int, user: str, owner: str) -> None:
+    assert made(root_fd, "/new", tree(), user) == {"/new": f"dir 0755 {owner}"}
+
+
 def test_links_are_followed_inside_the_root(root_fd: int) -> None:
     assert made(root_fd, "/link/x", tree(link("link", "../../real"))) == {"/real": "dir 0755 0:0", "/real/x": "dir 0755 0:0"}
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
@@ -16,6 +15,7 @@ from sandboxbuild.policy import isolation as policy_values
 from sandboxbuild.policy.isolation import Isolation
 from sandboxbuild.policy.library import PROFILES, RUNTIMES, Library, read_file
 from sandboxbuild.protocol.codec import decode, encode
+from sandboxbuild.system.apart import done_apart
 
 FOLDER: Final = "policies"
 _LIMIT_BYTES: Final = 1024 * 1024
@@ -26,25 +26,12 @@ def kept(cache_folder: str, key: str, resolve: Callable[[], Isolation]) -> Isola
     """What `resolve` gave before under `key`, else what it gives now. Raises what `resolve` raises."""
     path = os.path.join(cache_folder, FOLDER, key)
     found = _recall(path)
-    if found is None and threading.active_count() == 1:
-        _resolve_apart(path, resolve)
+    if found is None and done_apart(lambda: _keep(path, encode(resolve()))):  # it takes pydantic's 12 MB with it
         found = _recall(path)
     if found is None:
         found = resolve()
         _keep(path, encode(found))
     return found
-
-
-def _resolve_apart(path: str, resolve: Callable[[], Isolation]) -> None:
-    """In a process of its own, which takes pydantic's 12 MB with it; a fault shows when the caller tries itself."""
-    pid = os.fork()
-    if pid:
-        os.waitpid(pid, 0)
-        return
-    try:
-        _keep(path, encode(resolve()))
-    finally:
-        os._exit(0)
 
 
 def policy_key(library: Library, profile: str, policy_file: str, facts: Collection[str], *, learning: bool) -> str:

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 from sandboxbuild.errors import IsolationError
 from sandboxbuild.runtimes import boot
 from sandboxbuild.system import files, locks
+from sandboxbuild.system.apart import done_apart
 
 TARGET: Final = "/sandboxbuild/runtime"
 LOCK_NAME: Final = ".lock"  # in the cache folder, of those who make bundles and take them away
@@ -83,7 +84,7 @@ def ensure_bundle(cache_folder: str) -> Bundle:
         try:
             os.makedirs(cache_folder, mode=0o755, exist_ok=True)
             with locks.exclusive(os.path.join(cache_folder, LOCK_NAME)):
-                if not os.path.isdir(path):
+                if not os.path.isdir(path) and not done_apart(lambda: _make(path, parts)):  # 8 MB of compiling
                     _make(path, parts)
         except OSError as error:
             raise IsolationError(f"the runtime bundle can't be made: {error}", hint="give another store folder") from error

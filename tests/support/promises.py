@@ -1,6 +1,6 @@
 """The table of docs/isolation.md: which promise was attacked in which profile, and whether the attack can succeed at all.
 
-As a pytest plugin it writes the outcomes of tests marked `promise` and `without_defence` to `--promise-results FILE`.
+As a pytest plugin it writes the outcomes of tests marked `promise` and `without_defence` to `--promise-results=FILE`.
 
   python -m tests.support.promises FILE            the whole table that these outcomes make, on standard output
   python -m tests.support.promises FILE --write    bring docs/isolation.md up to date with what FILE speaks of

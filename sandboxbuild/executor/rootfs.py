@@ -91,12 +91,13 @@ def build_root(spec: StepSpec, places: Places, made: list[MadeStub]) -> None:
 
 
 def name_files(spec: StepSpec) -> tuple[StepMount, ...]:
-    """The files by which programs find names, as mounts: the image's own stay as they are."""
+    """The files by which programs find names, as mounts: the image's own stay as they are. A RUN's own mount takes the place."""
     hosts = _HOSTS + f"127.0.0.1\t{spec.hostname}\n" + "".join(f"{address}\t{name}\n" for name, address in spec.add_hosts)
     texts = [("/etc/hosts", hosts.encode()), ("/etc/hostname", f"{spec.hostname}\n".encode())]
     if spec.resolv_conf is not None:
         texts.append(("/etc/resolv.conf", spec.resolv_conf))
-    return tuple(StepMount("file", path, content=content, writable=True) for path, content in texts)
+    taken = {"/" + os.path.normpath(mount.target).lstrip("/") for mount in spec.mounts}
+    return tuple(StepMount("file", path, content=content, writable=True) for path, content in texts if path not in taken)
 
 
 def _clone_device(name: str, number: tuple[int, int]) -> int:

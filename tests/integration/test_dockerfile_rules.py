@@ -60,6 +60,19 @@ def test_mounts_are_roots_take_writes_that_go_nowhere_and_lie_in_each_other(
     assert not (context / "new").exists()
 
 
+def test_a_mount_takes_the_place_of_the_files_by_which_names_are_found(builder: Builder, context: Path) -> None:
+    text = (
+        "FROM scratch\nCOPY busybox /bin/busybox\n"
+        'RUN ["/bin/busybox", "ln", "-s", "busybox", "/bin/sh"]\n'
+        "RUN --mount=type=bind,source=ours,target=/etc/hosts --mount=type=bind,source=ours,target=/etc/./resolv.conf "
+        "busybox cat /etc/hosts /etc/resolv.conf > /seen && busybox grep -c . /etc/hostname >> /seen\n"
+    )
+    (context / "ours").write_text("of the context\n")
+    out = built(builder, context, text)
+    assert (out / "seen").read_text() == "of the context\nof the context\n1\n"
+    assert not (out / "etc").exists()
+
+
 def test_scratch_is_an_empty_source_and_an_archive_stays_where_it_is_added(builder: Builder, context: Path) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:

@@ -91,7 +91,7 @@ def build_root(spec: StepSpec, places: Places, made: list[MadeStub]) -> None:
 
 
 def name_files(spec: StepSpec) -> tuple[StepMount, ...]:
-    """The files by which programs find names, as mounts: the image's own stay as they are. A mount of the RUN takes the place."""
+    """The files by which programs find names, as mounts: the image's own stay as they are. A RUN's own mount goes first."""
     hosts = _HOSTS + f"127.0.0.1\t{spec.hostname}\n" + "".join(f"{address}\t{name}\n" for name, address in spec.add_hosts)
     texts = [("/etc/hosts", hosts.encode()), ("/etc/hostname", f"{spec.hostname}\n".encode())]
     if spec.resolv_conf is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from typing import Final
 
 import click
 
-from sandboxbuild.errors import SandboxbuildError
+from sandboxbuild.errors import LimitExceeded, SandboxbuildError
 
 # name -> (module, function, one line for the list of commands)
 COMMANDS: Final = {
@@ -63,6 +64,16 @@ def cli() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code of the process."""
+    status = _run(argv)
+    try:
+        sys.stdout.flush()
+    except OSError as error:  # else the interpreter would try once more, and say so with a code of its own
+        quiet = _broken_pipe(status)
+        return quiet if isinstance(error, BrokenPipeError) else status or report(_full_disk(error))
+    return status
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         return int(
             cli.main(args=list(sys.argv[1:] if argv is None else argv), prog_name="sandboxbuild", standalone_mode=False) or 0
@@ -79,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _broken_pipe()
     except Exception as error:  # the last place where a bug of ours can still be said politely
-        return _report_bug(error)
+        is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return report(_full_disk(error)) if is_full else _report_bug(error)
 
 
 def report(error: SandboxbuildError, *, step: str = "", tail: bytes = b"") -> int:
@@ -88,6 +100,11 @@ def report(error: SandboxbuildError, *, step: str = "", tail: bytes = b"") -> in
 
     sys.stderr.write(describe(error, step=step, tail=tail))
     return error.exit_code
+
+
+def _full_disk(error: Exception) -> SandboxbuildError:
+    place = getattr(error, "filename", None) or "the output"
+    return LimitExceeded(f"{place} can't be written: {getattr(error, 'strerror', error)}")
 
 
 def _report_bug(error: Exception) -> int:
@@ -100,12 +117,12 @@ def _report_bug(error: Exception) -> int:
     return report(SandboxbuildError(f"{type(error).__name__}: {error}", hint=hint))
 
 
-def _broken_pipe() -> int:
-    """Standard output's reader is gone: end quietly, as programs in a pipe do."""
+def _broken_pipe(status: int = 0) -> int:
+    """Standard output's reader is gone: end quietly, as programs in a pipe do, or with the code of an error already said."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + 13
+    return status or 128 + 13
 
 
 if __name__ == "__main__":

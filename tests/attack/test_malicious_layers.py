@@ -114,12 +114,13 @@ def applied(root: Path, data: bytes) -> None:
     as_layer(root, data, "apply")
 
 
-def added(root: Path, data: bytes) -> None:
+def added(root: Path, data: bytes, place: bytes = b"", *, clamps: bool = True) -> None:
+    """As ADD unpacks an archive; without `clamps` as a context's is unpacked."""
     source = os.memfd_create("archive")
     os.write(source, data)
     root_fd = os.open(root, os.O_RDONLY)
     try:
-        unpack_archive(source, root_fd, b"")
+        unpack_archive(source, root_fd, place, clamps=clamps)
     finally:
         os.close(source)
         os.close(root_fd)
@@ -127,18 +128,15 @@ def added(root: Path, data: bytes) -> None:
 
 def added_below(root: Path, data: bytes) -> None:
     (root / "dest").mkdir(exist_ok=True)
-    source = os.memfd_create("archive")
-    os.write(source, data)
-    root_fd = os.open(root, os.O_RDONLY)
-    try:
-        unpack_archive(source, root_fd, b"dest")
-    finally:
-        os.close(source)
-        os.close(root_fd)
+    added(root, data, b"dest")
+
+
+def as_context(root: Path, data: bytes) -> None:
+    added(root, data, clamps=False)
 
 
 Unpack = Callable[[Path, bytes], None]
-every_way = pytest.mark.parametrize("unpack", [as_layer, applied, added, added_below], ids=lambda f: f.__name__)
+every_way = pytest.mark.parametrize("unpack", [as_layer, applied, added, added_below, as_context], ids=lambda f: f.__name__)
 UP = "../../canaries"
 
 REFUSED: dict[str, Callable[[Ground], list[Member]]] = {
@@ -206,8 +204,8 @@ def test_what_would_leave_the_root_is_an_error(ground: Ground, unpack: Unpack, n
 
 @pytest.mark.promise(8, "entries of archives and layers stay in their root")
 @pytest.mark.parametrize("name", CLIMBING)
-def test_names_that_climb_are_errors_in_layers_and_stop_at_the_root_of_archives(ground: Ground, name: str) -> None:
-    for unpack in (as_layer, applied):
+def test_names_that_climb_are_errors_but_stop_at_the_root_of_what_add_unpacks(ground: Ground, name: str) -> None:
+    for unpack in (as_layer, applied, as_context):
         with pytest.raises(SandboxbuildError):
             unpack(ground.root, tar_of(*CLIMBING[name](ground)))
     for unpack in (added, added_below):

@@ -356,6 +356,13 @@ def test_a_closed_pipe_as_output_ends_the_build_quietly(builder: Builder, contex
     assert len([line for line in log.splitlines() if line.startswith("ERROR")]) <= 1
 
 
+def test_a_full_disk_as_standard_output_is_one_error(builder: Builder) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(builder.argv("du"), stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 102
+    assert done.stderr.decode() == "ERROR: the output can't be written: No space left on device\n"
+
+
 def test_two_tags_name_one_image(builder: Builder, context: Path, registry: str) -> None:
     names = [f"{registry}/team/app:1", f"{registry}/team/app:2"]
     builder.run("-t", names[0], "-t", names[1], "--push", context)

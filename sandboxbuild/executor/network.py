@@ -23,7 +23,8 @@ from sandboxbuild.protocol.http1 import BadRequest
 from sandboxbuild.system.knocks import KNOCK_BYTES, read_knock
 from sandboxbuild.system.relay import Cut, Relay
 
-OPENING_LIMIT: Final = 128  # connections that wait for the gateway at once
+OPENING_LIMIT: Final = 224  # connections that wait for the gateway at once; it listens to 256
+OPENING_PAUSE_S: Final = 0.1
 NAMES_TIMEOUT_S: Final = 10.0
 KNOCKS_LIMIT: Final = 64  # names and ports that a step asks for though nobody serves them
 KNOCKS_TIMEOUT_S: Final = 2.0
@@ -127,12 +128,13 @@ class StepNetwork:
             outcome.connection.close()
 
     def _accept(self, listener: socket.socket, duty: Callable[[socket.socket], None]) -> None:
+        """Serve one more client; while too many wait for the gateway, it stays in the listener's queue."""
+        if not self._opening.acquire(timeout=OPENING_PAUSE_S):
+            return
         try:
             client, _ = listener.accept()
         except OSError:
-            return
-        if not self._opening.acquire(blocking=False):
-            client.close()
+            self._opening.release()
             return
         threading.Thread(target=self._attend, args=(duty, client), daemon=True).start()
 

@@ -283,7 +283,7 @@ def test_a_thousand_connections_in_a_row_and_200_at_once_leak_no_descriptor(scen
     get = f"wget -qO- http://{NAME}/n > /dev/null"
     row = f"n=0; while [ $n -lt 1000 ]; do {get} || exit 3; n=$((n + 1)); done"
     together = f"n=0; while [ $n -lt 200 ]; do {get} || touch /failed & n=$((n + 1)); done; wait; test ! -e /failed"
-    steps = f"RUN {get}; sleep 1; echo mark-$((1)); sleep 2; {row}; {together}; sleep 1; echo mark-$((2)); sleep 2\n"
+    steps = f"RUN {get}; sleep 1; echo mark-$((1)); sleep 2; {row}; {together} || exit 4; sleep 1; echo mark-$((2)); sleep 2\n"
     arguments = (
         "run",
         "--progress",

@@ -58,7 +58,7 @@ class World:
 
     def start(self) -> None:
         for port in (80, 8080, 443):
-            server = http.server.ThreadingHTTPServer((self.address, port), _handler(self, port))
+            server = _Web((self.address, port), _handler(self, port))
             if port == 443:
                 server.socket = self._context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
             self._run(server)
@@ -82,6 +82,10 @@ def world(folder: Path, *names: str, address: str = "") -> Iterator[World]:
         yield made
     finally:
         made.stop()
+
+
+class _Web(http.server.ThreadingHTTPServer):
+    request_queue_size = 512  # for tests that connect many times at once
 
 
 class _Speaker(socketserver.ThreadingTCPServer):

@@ -20,7 +20,7 @@ from sandboxbuild.system import capabilities, libc, namespaces, seccomp
 FOLDER: Final = "/sandboxbuild/probe"  # writable, a host's folder
 OWNED: Final = "owned"  # the file in it that the sandbox's id 0 makes
 MEMORY_BYTES: Final = 64 << 20  # held while the host looks
-PROCESSES: Final = 20
+PROCESSES: Final = 10
 _NOWHERE: Final = ("192.0.2.1", 9)  # a documentation address (RFC 5737): asked for a route, nothing is sent
 _FILE_BYTES: Final = 1 << 20
 _CHILD_S: Final = 10
@@ -43,8 +43,6 @@ def main() -> int:
 
 def _hold() -> tuple[bytes | bytearray, tuple[int, ...]]:
     """Memory and processes for the host to see."""
-    memory = bytearray(MEMORY_BYTES)
-    memory[::4096] = b"x" * (MEMORY_BYTES // 4096)  # zeros alone need not be anywhere
     children = []
     for _ in range(PROCESSES):
         pid = os.fork()
@@ -52,6 +50,8 @@ def _hold() -> tuple[bytes | bytearray, tuple[int, ...]]:
             signal.pause()
             os._exit(0)
         children.append(pid)
+    memory = bytearray(MEMORY_BYTES)  # after the forks: it is held once
+    memory[::4096] = b"x" * (MEMORY_BYTES // 4096)  # zeros alone need not be anywhere
     return memory, tuple(children)
 
 

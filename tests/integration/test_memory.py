@@ -129,6 +129,8 @@ def check(sampler: Sampler) -> None:
 
 def test_large_layers_are_made_pushed_and_pulled_in_little_memory(builder: Builder, registry: str, tmp_path: Path) -> None:
     base, child = f"{registry}/large/base:1", f"{registry}/large/child:1"
+    # The first build on a host tries once what the runtime claims, among it whether 64 MB and ten processes are seen.
+    builder.run(builder.context({"Dockerfile": "FROM scratch\nLABEL a=b\n"}, "first"))
     context = builder.context({"busybox": BUSYBOX.read_bytes(), "Dockerfile": BASE})
     made = measured(builder, "made and pushed", "-t", base, "--push", context)
     builder.remove_store()
